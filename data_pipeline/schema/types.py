@@ -1,0 +1,178 @@
+"""Boundary objects of the data language: what an observation, an action chunk, an episode and a sample are.
+
+Each is frozen and checked once, at birth, so that inner loops trust it. Vectors are in unscaled unified
+units (`layout.py`): radians, metres, gripper openings in [0, 1]. A mask never travels without what it masks,
+a chunk never without its start stamp and rate. Stamps are integer nanoseconds of one clock, the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from data_pipeline.schema.layout import NUM_SLOTS
+
+CAMERA_ROLES = ("external", "right_wrist", "left_wrist")
+"""Camera roles in the order in which the network reads them."""
+
+
+def _freeze(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _check_array(owner: str, name: str, value: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> None:
+    """`None` in `shape` leaves that axis free."""
+    fits = (
+        isinstance(value, np.ndarray)
+        and value.dtype == dtype
+        and value.ndim == len(shape)
+        and all(want is None or want == got for want, got in zip(shape, value.shape, strict=True))
+    )
+    if not fits:
+        wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
+        got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise ValueError(f"{owner}.{name} must be {np.dtype(dtype).name} of shape {wanted}, got {got}")
+
+
+def _check_roles(owner: str, name: str, roles: Mapping[str, object]) -> None:
+    unknown = sorted(set(roles) - set(CAMERA_ROLES))
+    if unknown:
+        raise ValueError(f"{owner}.{name} has unknown camera roles {unknown}: use {list(CAMERA_ROLES)}")
+
+
+def _check_finite_where(owner: str, name: str, values: np.ndarray, mask: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        rows = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(values.ndim - 1))))
+        raise ValueError(f"{owner}.{name} is not finite in slots {rows.tolist()}")
+    stray = np.any(values != 0, axis=tuple(range(values.ndim - 1))) & ~mask
+    if stray.any():
+        raise ValueError(f"{owner}.{name} has values in masked slots {np.flatnonzero(stray).tolist()}: they must be 0")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the robot knows at one moment.
+
+    Images are RGB in [0, 255], oldest frame first; a frame whose mask is False is missing and its pixels
+    mean nothing. A role that is absent from `images` is a camera that the robot does not have.
+    """
+
+    state: np.ndarray  # float32 (128,), unified units, 0 where masked
+    state_mask: np.ndarray  # bool (128,)
+    images: Mapping[str, np.ndarray]  # role -> uint8 (frames, height, width, 3)
+    image_masks: Mapping[str, np.ndarray]  # role -> bool (frames,)
+    instruction: str
+    control_hz: float  # rate of the action chunk that is asked for
+    stamp_ns: int  # time of `state`
+    image_stamps_ns: Mapping[str, np.ndarray] = field(default_factory=dict)  # role -> int64 (frames,); may be empty
+
+    def __post_init__(self) -> None:
+        owner = "Observation"
+        _check_array(owner, "state", self.state, np.float32, (NUM_SLOTS,))
+        _check_array(owner, "state_mask", self.state_mask, np.bool_, (NUM_SLOTS,))
+        _check_finite_where(owner, "state", self.state, self.state_mask)
+        _check_roles(owner, "images", self.images)
+        if set(self.images) != set(self.image_masks):
+            raise ValueError(
+                f"{owner}: images {sorted(self.images)} and image_masks {sorted(self.image_masks)} must name the same roles"
+            )
+        for role, frames in self.images.items():
+            _check_array(owner, f"images[{role!r}]", frames, np.uint8, (None, None, None, 3))
+            _check_array(owner, f"image_masks[{role!r}]", self.image_masks[role], np.bool_, (len(frames),))
+        for role, stamps in self.image_stamps_ns.items():
+            _check_array(owner, f"image_stamps_ns[{role!r}]", stamps, np.int64, (len(self.images[role]),))
+        if not self.control_hz > 0:
+            raise ValueError(f"{owner}.control_hz must be positive, got {self.control_hz}")
+        for name in ("state", "state_mask"):
+            object.__setattr__(self, name, _freeze(getattr(self, name)))
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """`horizon` future targets in unscaled unified units; `actions[i]` is meant for `start_ns + i / rate_hz`."""
+
+    start_ns: int
+    rate_hz: float
+    actions: np.ndarray  # float32 (horizon, 128), 0 where masked
+    mask: np.ndarray  # bool (128,)
+
+    def __post_init__(self) -> None:
+        owner = "ActionChunk"
+        _check_array(owner, "actions", self.actions, np.float32, (None, NUM_SLOTS))
+        _check_array(owner, "mask", self.mask, np.bool_, (NUM_SLOTS,))
+        _check_finite_where(owner, "actions", self.actions, self.mask)
+        if len(self.actions) == 0:
+            raise ValueError(f"{owner}.actions is empty: a chunk has at least one action")
+        if not self.rate_hz > 0:
+            raise ValueError(f"{owner}.rate_hz must be positive, got {self.rate_hz}")
+        object.__setattr__(self, "actions", _freeze(self.actions))
+        object.__setattr__(self, "mask", _freeze(self.mask))
+
+    @property
+    def horizon(self) -> int:
+        return len(self.actions)
+
+    @property
+    def step_ns(self) -> int:
+        """Time between two actions, rounded to whole nanoseconds."""
+        return round(1e9 / self.rate_hz)
+
+    @property
+    def end_ns(self) -> int:
+        """Time of the last action."""
+        return self.start_ns + (self.horizon - 1) * self.step_ns
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One demonstration or rollout, all steps at one rate.
+
+    `images[role]` is anything indexable by step that gives RGB uint8 (height, width, 3): an array in memory
+    or frames decoded when asked for. `actions[t]` is the command recorded with `states[t]`, meant for step
+    `t + action_offset_steps`.
+    """
+
+    name: str
+    states: np.ndarray  # float32 (steps, 128)
+    state_mask: np.ndarray  # bool (128,)
+    actions: np.ndarray  # float32 (steps, 128)
+    action_mask: np.ndarray  # bool (128,)
+    images: Mapping[str, Sequence[np.ndarray]]  # role -> steps frames
+    instructions: tuple[str, ...]  # phrasings of one task, at least one
+    rate_hz: float
+    action_offset_steps: int = 0
+
+    def __post_init__(self) -> None:
+        owner = f"Episode {self.name!r}"
+        _check_array(owner, "states", self.states, np.float32, (None, NUM_SLOTS))
+        _check_array(owner, "state_mask", self.state_mask, np.bool_, (NUM_SLOTS,))
+        _check_array(owner, "actions", self.actions, np.float32, (self.num_steps, NUM_SLOTS))
+        _check_array(owner, "action_mask", self.action_mask, np.bool_, (NUM_SLOTS,))
+        _check_finite_where(owner, "states", self.states, self.state_mask)
+        _check_finite_where(owner, "actions", self.actions, self.action_mask)
+        _check_roles(owner, "images", self.images)
+        for role, frames in self.images.items():
+            if len(frames) != self.num_steps:
+                raise ValueError(f"{owner}: camera {role!r} has {len(frames)} frames for {self.num_steps} steps")
+        if self.num_steps == 0:
+            raise ValueError(f"{owner} has no steps")
+        if not self.instructions:
+            raise ValueError(f"{owner} has no instruction: give at least one phrasing")
+        if not self.rate_hz > 0:
+            raise ValueError(f"{owner}.rate_hz must be positive, got {self.rate_hz}")
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.states)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sentence: what was seen, and what should be done."""
+
+    observation: Observation
+    action_chunk: ActionChunk
