@@ -7,8 +7,9 @@ of the right arm: a single arm is always the right one.
 
 from __future__ import annotations
 
-import difflib
 import re
+
+from data_pipeline.schema.registry import unknown_name
 
 NUM_SLOTS = 128
 LEFT_OFFSET = 50
@@ -21,7 +22,11 @@ _EULER = ("roll", "pitch", "yaw")
 # name within a side -> (first slot, slot suffixes, unit); a block of k slots is written name[0:k]
 _SIDE_BLOCKS: dict[str, tuple[int, tuple[str, ...], str]] = {
     "arm_joint_pos": (0, tuple(f"arm_joint_{i}_pos" for i in range(MAX_ARM_JOINTS)), "rad"),
-    "gripper_pos": (10, tuple(f"gripper_joint_{i}_pos" for i in range(MAX_GRIPPER_JOINTS)), "opening in [0, 1]"),
+    "gripper_pos": (
+        10,
+        tuple(f"gripper_joint_{i}_pos" for i in range(MAX_GRIPPER_JOINTS)),
+        "opening in [0, 1]",
+    ),
     "arm_joint_vel": (15, tuple(f"arm_joint_{i}_vel" for i in range(MAX_ARM_JOINTS)), "rad/s"),
     "gripper_vel": (25, tuple(f"gripper_joint_{i}_vel" for i in range(MAX_GRIPPER_JOINTS)), "1/s"),
     "eef_pos": (30, tuple(f"eef_pos_{a}" for a in _AXES), "m"),
@@ -69,7 +74,7 @@ def slot_index(name: str) -> int:
     try:
         return SLOT_INDEX[name]
     except KeyError:
-        raise ValueError(_unknown("slot", name, SLOT_INDEX)) from None
+        raise ValueError(unknown_name("slot", name, SLOT_INDEX)) from None
 
 
 def slot_range(text: str) -> range:
@@ -79,20 +84,17 @@ def slot_range(text: str) -> range:
     """
     match = re.fullmatch(r"\s*(\w+)\s*(?:\[\s*(\d+)\s*(?::\s*(\d+)\s*)?\])?\s*", text)
     if match is None:
-        raise ValueError(f"{text!r} is not a slot block: write 'right_arm_joint_pos[0:6]', 'left_eef_pos[2]' or a slot name")
+        raise ValueError(
+            f"{text!r} is not a slot block: write 'right_arm_joint_pos[0:6]', 'left_eef_pos[2]' or a slot name"
+        )
     name, start, stop = match.groups()
     if name in SLOT_INDEX and start is None:
         return range(SLOT_INDEX[name], SLOT_INDEX[name] + 1)
     if name not in SLOT_BLOCKS:
-        raise ValueError(_unknown("slot block", name, {**SLOT_BLOCKS, **SLOT_INDEX}))
+        raise ValueError(unknown_name("slot block", name, {**SLOT_BLOCKS, **SLOT_INDEX}))
     block = SLOT_BLOCKS[name]
     low = 0 if start is None else int(start)
     high = len(block) if start is None else (low + 1 if stop is None else int(stop))
     if not 0 <= low < high <= len(block):
         raise ValueError(f"{text!r} leaves its block: {name} has {len(block)} slots, [0:{len(block)}]")
     return block[low:high]
-
-
-def _unknown(what: str, name: str, known: dict) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return f"unknown {what} {name!r}; the nearest is {near[0]!r} (data_pipeline/schema/layout.py lists them all)"

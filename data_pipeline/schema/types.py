@@ -24,7 +24,9 @@ def _freeze(array: np.ndarray) -> np.ndarray:
     return view
 
 
-def _check_array(owner: str, name: str, value: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> None:
+def _check_array(
+    owner: str, name: str, value: np.ndarray, dtype: type, shape: tuple[int | None, ...]
+) -> None:
     """`None` in `shape` leaves that axis free."""
     fits = (
         isinstance(value, np.ndarray)
@@ -50,7 +52,9 @@ def _check_finite_where(owner: str, name: str, values: np.ndarray, mask: np.ndar
         raise ValueError(f"{owner}.{name} is not finite in slots {rows.tolist()}")
     stray = np.any(values != 0, axis=tuple(range(values.ndim - 1))) & ~mask
     if stray.any():
-        raise ValueError(f"{owner}.{name} has values in masked slots {np.flatnonzero(stray).tolist()}: they must be 0")
+        raise ValueError(
+            f"{owner}.{name} has values in masked slots {np.flatnonzero(stray).tolist()}: they must be 0"
+        )
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,9 @@ class Observation:
     instruction: str
     control_hz: float  # rate of the action chunk that is asked for
     stamp_ns: int  # time of `state`
-    image_stamps_ns: Mapping[str, np.ndarray] = field(default_factory=dict)  # role -> int64 (frames,); may be empty
+    image_stamps_ns: Mapping[str, np.ndarray] = field(
+        default_factory=dict
+    )  # role -> int64 (frames,); may be empty
 
     def __post_init__(self) -> None:
         owner = "Observation"
@@ -157,7 +163,9 @@ class Episode:
         _check_roles(owner, "images", self.images)
         for role, frames in self.images.items():
             if len(frames) != self.num_steps:
-                raise ValueError(f"{owner}: camera {role!r} has {len(frames)} frames for {self.num_steps} steps")
+                raise ValueError(
+                    f"{owner}: camera {role!r} has {len(frames)} frames for {self.num_steps} steps"
+                )
         if self.num_steps == 0:
             raise ValueError(f"{owner} has no steps")
         if not self.instructions:

@@ -1,0 +1,300 @@
+"""A robot's own words <-> the unified vector: joint order, slots, units, signs, gripper ranges, limits, cameras.
+
+A constant of a robot stands once, in its YAML (`configs/robots/`); both directions of the conversion are read
+from it here. Per entry the conversion is affine, `unified = native * scale + offset`:
+
+    joint     scale = sign * unit in SI,     offset = 0
+    gripper   scale = 1 / (open - closed),   offset = -closed / (open - closed)
+
+so the round trip holds for every embodiment. Nothing is clipped here: limits live with the motors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from data_pipeline.schema.layout import NUM_SLOTS, SLOT_NAMES, slot_index
+from data_pipeline.schema.registry import check_keys, read_yaml
+from data_pipeline.schema.types import CAMERA_ROLES
+
+Kind = Literal["state", "action"]
+SIDES = ("left", "right")
+UNITS = {"rad": 1.0, "deg": math.pi / 180, "m": 1.0, "mm": 1e-3}
+"""SI value of one native unit."""
+
+
+@dataclass(frozen=True)
+class Joint:
+    """One joint. Limits are in SI units and in the joint's native sign."""
+
+    name: str
+    slot: str  # any name or alias of layout.py
+    unit: str = "rad"
+    sign: int = 1  # -1 where the robot's positive direction is the unified negative one
+    limits: tuple[float, float] = (-math.inf, math.inf)  # rad
+    velocity_limit: float = math.inf  # rad/s
+    acceleration_limit: float = math.inf  # rad/s^2
+
+
+@dataclass(frozen=True)
+class Gripper:
+    """One gripper; each range is (closed, open) in native units, apart for what is measured and commanded."""
+
+    slot: str
+    state_range: tuple[float, float] = (0.0, 1.0)
+    action_range: tuple[float, float] = (0.0, 1.0)
+    velocity_limit: float = math.inf  # openings per second
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm; its native vector is its joints in this order, then its gripper."""
+
+    driver: str
+    joints: tuple[Joint, ...]
+    gripper: Gripper | None = None
+
+    @property
+    def num_entries(self) -> int:
+        return len(self.joints) + (self.gripper is not None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(j.name for j in self.joints) + (("gripper",) if self.gripper else ())
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One camera: where its frames come from, and what its absence means."""
+
+    source: str
+    required: bool = True  # a missing required camera stops the policy; a missing optional one is masked
+    latency_s: float = 0.0  # from exposure to arrival
+
+
+@dataclass(frozen=True)
+class Embodiment:
+    """A robot as the data language sees it. Native order is the arms in the YAML's order, each joints then gripper."""
+
+    name: str
+    rate_hz: float  # steps per second of its recordings and of its action chunks
+    arms: Mapping[str, Arm]  # side -> arm
+    cameras: Mapping[str, Camera] = field(default_factory=dict)  # role -> camera
+    control: Literal["joint", "eef"] = "joint"
+    action_offset_steps: int = (
+        0  # action[t] is meant for step t + this (0: a command at t, 1: the next state)
+    )
+    compat: str | None = None  # a named deviation of published code that this robot's data needs
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Embodiment:
+        """Read `configs/robots/*.yaml` (robot YAML v1). Raises `ValueError` that names the file and the key."""
+        raw = read_yaml(path)
+        try:
+            return cls.from_dict(raw)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Embodiment:
+        """The same from the mapping that a robot YAML holds, as stored in a checkpoint."""
+        values = _fields_of(cls, "robot", raw)
+        values["arms"] = {side: _arm(side, arm) for side, arm in dict(values["arms"]).items()}
+        values["cameras"] = {
+            role: Camera(**_fields_of(Camera, f"cameras.{role}", camera))
+            for role, camera in dict(values.get("cameras") or {}).items()
+        }
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The inverse of `from_dict`, of plain types."""
+        arms = {}
+        for side, arm in self.arms.items():
+            entry: dict[str, Any] = {"driver": arm.driver, "joints": [_plain(joint) for joint in arm.joints]}
+            if arm.gripper:
+                entry["gripper"] = _plain(arm.gripper)
+            arms[side] = entry
+        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("arms", "cameras")}
+        return {
+            **rest,
+            "arms": arms,
+            "cameras": {role: _plain(camera) for role, camera in self.cameras.items()},
+        }
+
+    @property
+    def num_native(self) -> int:
+        """Length of the native vector of all arms together."""
+        return sum(arm.num_entries for arm in self.arms.values())
+
+    @cached_property
+    def native_names(self) -> tuple[str, ...]:
+        return tuple(f"{side}_{name}" for side, arm in self.arms.items() for name in arm.names)
+
+    @cached_property
+    def slots(self) -> np.ndarray:
+        """Slot of each native entry, int64 (num_native,)."""
+        slots = [slot for arm in self.arms.values() for slot in _arm_slots(arm)]
+        return np.array(slots, dtype=np.int64)
+
+    @cached_property
+    def mask(self) -> np.ndarray:
+        """Slots that this robot fills, bool (128,), read-only."""
+        mask = np.zeros(NUM_SLOTS, dtype=bool)
+        mask[self.slots] = True
+        mask.flags.writeable = False
+        return mask
+
+    def arm_slice(self, side: str) -> slice:
+        """Where one arm stands in the native vector."""
+        start = 0
+        for name, arm in self.arms.items():
+            if name == side:
+                return slice(start, start + arm.num_entries)
+            start += arm.num_entries
+        raise ValueError(f"Embodiment {self.name!r} has arms {list(self.arms)}, not {side!r}")
+
+    def to_unified(self, native: np.ndarray, kind: Kind = "state") -> tuple[np.ndarray, np.ndarray]:
+        """Native vector(s) (..., num_native) -> (unified float32 (..., 128), mask bool (128,)).
+
+        `kind` picks that kind's gripper range; recorded actions use "action".
+        """
+        native = np.asarray(native, dtype=np.float64)
+        if native.shape[-1:] != (self.num_native,):
+            got = native.shape[-1] if native.ndim else "a scalar"
+            raise ValueError(
+                f"Embodiment {self.name!r} has {self.num_native} native entries {list(self.native_names)}, got {got}"
+            )
+        scale, offset = self._affine(kind)
+        vector = np.zeros((*native.shape[:-1], NUM_SLOTS), dtype=np.float32)
+        vector[..., self.slots] = native * scale + offset
+        return vector, self.mask
+
+    def from_unified(self, vector: np.ndarray, kind: Kind = "action") -> np.ndarray:
+        """Unified vector(s) (..., 128) -> native float64 (..., num_native); other slots are not read."""
+        vector = np.asarray(vector)
+        if vector.shape[-1:] != (NUM_SLOTS,):
+            raise ValueError(
+                f"a unified vector has {NUM_SLOTS} slots on its last axis, got shape {vector.shape}"
+            )
+        scale, offset = self._affine(kind)
+        return (vector[..., self.slots].astype(np.float64) - offset) / scale
+
+    @cached_property
+    def _affines(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        return {kind: _affine(self, kind) for kind in ("state", "action")}
+
+    def _affine(self, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
+        if kind not in self._affines:
+            raise ValueError(f"kind must be 'state' or 'action', got {kind!r}")
+        return self._affines[kind]
+
+
+def _affine(robot: Embodiment, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    scale, offset = [], []
+    for arm in robot.arms.values():
+        for joint in arm.joints:
+            scale.append(joint.sign * UNITS[joint.unit])
+            offset.append(0.0)
+        if arm.gripper:
+            closed, opened = arm.gripper.state_range if kind == "state" else arm.gripper.action_range
+            scale.append(1.0 / (opened - closed))
+            offset.append(-closed / (opened - closed))
+    return np.array(scale), np.array(offset)
+
+
+def _arm_slots(arm: Arm) -> list[int]:
+    return [slot_index(joint.slot) for joint in arm.joints] + (
+        [slot_index(arm.gripper.slot)] if arm.gripper else []
+    )
+
+
+def _fields_of(cls: type, where: str, raw: Any) -> dict[str, Any]:
+    """The keys of `raw` that are fields of `cls`; unknown and missing ones are errors."""
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"{where} must be a mapping of keys, got {raw!r}")
+    known = {f.name: f for f in fields(cls)}
+    check_keys(where, raw, known)
+    required = {name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
+    missing = sorted(required - set(raw))
+    if missing:
+        raise ValueError(f"{where} lacks {missing}")
+    return dict(raw)
+
+
+def _pair(where: str, value: Any) -> tuple[float, float]:
+    try:
+        low, high = (float(v) for v in value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where} must be two numbers, got {value!r}") from None
+    return low, high
+
+
+def _arm(side: str, raw: Any) -> Arm:
+    values = _fields_of(Arm, f"arms.{side}", raw)
+    joints = []
+    for i, entry in enumerate(values["joints"]):
+        joint = _fields_of(Joint, f"arms.{side}.joints[{i}]", entry)
+        if "limits" in joint:
+            joint["limits"] = _pair(f"arms.{side}.joints[{i}].limits", joint["limits"])
+        joints.append(Joint(**joint))
+    gripper = None
+    if values.get("gripper") is not None:
+        entry = _fields_of(Gripper, f"arms.{side}.gripper", values["gripper"])
+        for key in ("state_range", "action_range"):
+            if key in entry:
+                entry[key] = _pair(f"arms.{side}.gripper.{key}", entry[key])
+        gripper = Gripper(**entry)
+    return Arm(driver=values["driver"], joints=tuple(joints), gripper=gripper)
+
+
+def _plain(row: Joint | Gripper | Camera) -> dict[str, Any]:
+    values = {f.name: getattr(row, f.name) for f in fields(row)}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def _check(robot: Embodiment) -> None:
+    if not robot.arms or set(robot.arms) - set(SIDES):
+        raise ValueError(f"arms must be one or both of {list(SIDES)}, got {list(robot.arms)}")
+    if set(robot.cameras) - set(CAMERA_ROLES):
+        raise ValueError(f"cameras must be among {list(CAMERA_ROLES)}, got {list(robot.cameras)}")
+    if not robot.rate_hz > 0:
+        raise ValueError(f"rate_hz must be positive, got {robot.rate_hz}")
+    if robot.control not in ("joint", "eef"):
+        raise ValueError(f"control must be joint or eef, got {robot.control!r}")
+    taken: dict[int, str] = {}
+    for side, arm in robot.arms.items():
+        for joint in arm.joints:
+            where = f"arms.{side}.joints {joint.name!r}"
+            if joint.unit not in UNITS:
+                raise ValueError(f"{where}: unit must be one of {list(UNITS)}, got {joint.unit!r}")
+            if joint.sign not in (1, -1):
+                raise ValueError(f"{where}: sign must be 1 or -1, got {joint.sign!r}")
+            if not joint.limits[0] < joint.limits[1]:
+                raise ValueError(
+                    f"{where}: limits must be [low, high] with low < high, got {list(joint.limits)}"
+                )
+            if not (joint.velocity_limit > 0 and joint.acceleration_limit > 0):
+                raise ValueError(f"{where}: velocity_limit and acceleration_limit must be positive")
+        if arm.gripper:
+            for key in ("state_range", "action_range"):
+                low, high = getattr(arm.gripper, key)
+                if low == high or not (math.isfinite(low) and math.isfinite(high)):
+                    raise ValueError(
+                        f"arms.{side}.gripper.{key} must be two different numbers, got {[low, high]}"
+                    )
+        for name, slot in zip(arm.names, _arm_slots(arm), strict=True):
+            if slot in taken:
+                raise ValueError(
+                    f"slot {SLOT_NAMES[slot]!r} is used twice: by {taken[slot]} and by {side} {name}"
+                )
+            taken[slot] = f"{side} {name}"
