@@ -1,4 +1,4 @@
-"""A robot's own words <-> the unified vector: joint order, slots, units, signs, gripper ranges, limits, cameras.
+"""A robot's own words <-> the unified vector: joint order, slots, units, signs, gripper ranges, limits.
 
 A constant of a robot stands once, in its YAML (`configs/robots/`); both directions of the conversion are read
 from it here. Per entry the conversion is affine, `unified = native * scale + offset`:
@@ -81,7 +81,10 @@ class Camera:
 
 @dataclass(frozen=True)
 class Embodiment:
-    """A robot as the data language sees it. Native order is the arms in the YAML's order, each joints then gripper."""
+    """A robot as the data language sees it.
+
+    Native order is the arms in the YAML's order, each its joints and then its gripper.
+    """
 
     name: str
     rate_hz: float  # steps per second of its recordings and of its action chunks
@@ -98,7 +101,7 @@ class Embodiment:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Embodiment:
-        """Read `configs/robots/*.yaml` (robot YAML v1). Raises `ValueError` that names the file and the key."""
+        """Read a robot YAML (v1, `configs/robots/`). Raises `ValueError` that names file and key."""
         raw = read_yaml(path)
         try:
             return cls.from_dict(raw)
@@ -172,7 +175,8 @@ class Embodiment:
         if native.shape[-1:] != (self.num_native,):
             got = native.shape[-1] if native.ndim else "a scalar"
             raise ValueError(
-                f"Embodiment {self.name!r} has {self.num_native} native entries {list(self.native_names)}, got {got}"
+                f"Embodiment {self.name!r} has {self.num_native} native entries, got {got}: "
+                f"the order is {list(self.native_names)}"
             )
         scale, offset = self._affine(kind)
         vector = np.zeros((*native.shape[:-1], NUM_SLOTS), dtype=np.float32)

@@ -1,8 +1,8 @@
 """The 128 slots of the physically interpretable unified action space: names, aliases, units.
 
 One vector serves as state and as action for every robot (spec rdt.md section 7). The right arm holds slots
-0-49, the left arm 50-99, the base 100-102; the rest is reserved and always 0. Names without a side are aliases
-of the right arm: a single arm is always the right one.
+0-49, the left arm 50-99, the base 100-102; the rest is reserved and always 0. Names without a side are
+aliases of the right arm: a single arm is always the right one.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def slot_range(text: str) -> range:
     match = re.fullmatch(r"\s*(\w+)\s*(?:\[\s*(\d+)\s*(?::\s*(\d+)\s*)?\])?\s*", text)
     if match is None:
         raise ValueError(
-            f"{text!r} is not a slot block: write 'right_arm_joint_pos[0:6]', 'left_eef_pos[2]' or a slot name"
+            f"{text!r} is not a slot block: write 'right_arm_joint_pos[0:6]', 'left_eef_pos[2]' or a slot"
         )
     name, start, stop = match.groups()
     if name in SLOT_INDEX and start is None:

@@ -15,8 +15,9 @@ def unknown_name(what: str, name: str, known: Iterable[str], where: str = "") ->
     """The message for a name that does not exist: what it was, the nearest one, all of them when few."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-    choices = f"; choose from {', '.join(names)}" if len(names) <= 12 else ""
-    return f"unknown {what} {name!r}; did you mean {near[0] if near else 'nothing: none exist'!r}?{choices}{where}"
+    guess = f"did you mean {near[0]!r}?" if near else "none exist"
+    choices = f" Choose from {', '.join(names)}." if 1 < len(names) <= 12 else ""
+    return f"unknown {what} {name!r}{where}: {guess}{choices}"
 
 
 def check_keys(what: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -59,7 +60,7 @@ def find_config(kind: str, name_or_path: str | Path) -> Path:
             f"no file {path}; the shipped {kind} configs are {', '.join(sorted(shipped))}"
         )
     raise FileNotFoundError(
-        unknown_name(f"{kind} config", path.stem, shipped, ", or give the path of a YAML file")
+        unknown_name(f"{kind} config", path.stem, shipped, " (a YAML file's path works too)")
     )
 
 

@@ -84,7 +84,8 @@ class Observation:
         _check_roles(owner, "images", self.images)
         if set(self.images) != set(self.image_masks):
             raise ValueError(
-                f"{owner}: images {sorted(self.images)} and image_masks {sorted(self.image_masks)} must name the same roles"
+                f"{owner}: images {sorted(self.images)} and image_masks {sorted(self.image_masks)} "
+                "must name the same roles"
             )
         for role, frames in self.images.items():
             _check_array(owner, f"images[{role!r}]", frames, np.uint8, (None, None, None, 3))
@@ -99,7 +100,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class ActionChunk:
-    """`horizon` future targets in unscaled unified units; `actions[i]` is meant for `start_ns + i / rate_hz`."""
+    """Future targets in unscaled unified units, one every `1 / rate_hz` seconds from `start_ns` on."""
 
     start_ns: int
     rate_hz: float
