@@ -1,0 +1,20 @@
+"""What a sampler asks of a network: a prediction for noisy actions at a timestep, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Denoiser(Protocol):
+    """A network with its condition already bound, for instance `partial(policy.denoise, condition=c)`.
+
+    `timesteps` counts training steps, 0 (clean) ... num_train_timesteps - 1 (noise); one entry serves the
+    whole batch. The result is what the network was trained for: the clean action or the noise.
+    """
+
+    def __call__(
+        self, noisy_action: Float[Tensor, "batch horizon slot"], timesteps: Int[Tensor, "#batch"]
+    ) -> Float[Tensor, "batch horizon slot"]: ...

@@ -1,0 +1,182 @@
+"""The parts of the RDT network: norm, attention, block, scalar embedder, adaptor (spec rdt.md sections 1, 3).
+
+Notable choices, all of them the published ones:
+- the norm divides by the standard deviation but does not centre (see `unbiased_norm`);
+- queries and keys are normalised per head before attention;
+- a block attends to one condition, language or image, whose keys and values may be computed beforehand;
+- the hidden size of the MLP is the model's, not four times it; every linear layer has a bias; no dropout.
+
+Attribute names are those of the released state dict.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Bool, Float, Num
+from torch import Tensor, nn
+
+NormKind = Literal["unbiased", "mean_square"]
+NORM_EPS = 1e-6
+SCALAR_FEATURES = 256  # sinusoid features of a timestep or of a control frequency
+
+
+class KeyValue(NamedTuple):
+    """Keys (normalised) and values of one condition for one block, the same at all denoising steps."""
+
+    key: Float[Tensor, "batch head token head_dim"]
+    value: Float[Tensor, "batch head token head_dim"]
+
+
+def unbiased_norm(
+    x: Float[Tensor, "*batch size"], weight: Float[Tensor, " size"], eps: float = NORM_EPS
+) -> Float[Tensor, "*batch size"]:
+    """`x / sqrt(var(x) + eps) * weight`; var subtracts the mean and divides by size - 1, x is not centred.
+
+    This is the "RMSNorm" of timm 1.0.3 with which RDT was trained, not a root mean square (spec section 1).
+    """
+    return x * torch.rsqrt(x.var(dim=-1, keepdim=True) + eps) * weight
+
+
+class Norm(nn.Module):
+    """`unbiased` (published) or `mean_square` (a true RMS norm, for checkpoints trained with one)."""
+
+    def __init__(self, size: int, kind: NormKind) -> None:
+        super().__init__()
+        self.kind = kind
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
+        if self.kind == "unbiased":
+            return unbiased_norm(x, self.weight)
+        return F.rms_norm(x, self.weight.shape, self.weight, NORM_EPS)
+
+
+class SelfAttention(nn.Module):
+    """Attention among all tokens: no mask, no causality, no rotary positions."""
+
+    def __init__(self, hidden_size: int, num_heads: int, norm: NormKind) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.q_norm = Norm(hidden_size // num_heads, norm)
+        self.k_norm = Norm(hidden_size // num_heads, norm)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Float[Tensor, "batch token hidden"]) -> Float[Tensor, "batch token hidden"]:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # each (B, T, heads, head_dim)
+        q, k, v = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
+        out = F.scaled_dot_product_attention(q, k, v)  # (B, heads, T, head_dim)
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """Attention of all tokens to a condition, given as tokens or as their `KeyValue`."""
+
+    def __init__(self, hidden_size: int, num_heads: int, norm: NormKind) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(hidden_size, hidden_size)
+        self.kv = nn.Linear(hidden_size, 2 * hidden_size)
+        self.q_norm = Norm(hidden_size // num_heads, norm)
+        self.k_norm = Norm(hidden_size // num_heads, norm)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def key_value(self, condition: Float[Tensor, "batch token hidden"]) -> KeyValue:
+        k, v = (
+            self.kv(condition).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
+        )  # each (B, S, heads, head_dim)
+        return KeyValue(self.k_norm(k).transpose(1, 2), v.transpose(1, 2))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch token hidden"],
+        condition: Float[Tensor, "batch source hidden"] | KeyValue,
+        mask: Bool[Tensor, "batch 1 1 source"] | None,
+    ) -> Float[Tensor, "batch token hidden"]:
+        k, v = condition if isinstance(condition, KeyValue) else self.key_value(condition)
+        q = self.q_norm(self.q(x).unflatten(-1, (self.num_heads, -1))).transpose(1, 2)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, heads, T, head_dim)
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    def __init__(self, hidden_size: int, out_size: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, hidden_size)
+        self.fc2 = nn.Linear(hidden_size, out_size)
+
+    def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch out"]:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Three residual branches: among the tokens, to the condition, within each token."""
+
+    def __init__(self, hidden_size: int, num_heads: int, norm: NormKind) -> None:
+        super().__init__()
+        self.norm1 = Norm(hidden_size, norm)
+        self.attn = SelfAttention(hidden_size, num_heads, norm)
+        self.norm2 = Norm(hidden_size, norm)
+        self.cross_attn = CrossAttention(hidden_size, num_heads, norm)
+        self.norm3 = Norm(hidden_size, norm)
+        self.ffn = MLP(hidden_size, hidden_size)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch token hidden"],
+        condition: Float[Tensor, "batch source hidden"] | KeyValue,
+        mask: Bool[Tensor, "batch 1 1 source"] | None,
+    ) -> Float[Tensor, "batch token hidden"]:
+        x = x + self.attn(self.norm1(x))
+        x = x + self.cross_attn(self.norm2(x), condition, mask)
+        return x + self.ffn(self.norm3(x))
+
+
+class FinalLayer(nn.Module):
+    """From hidden tokens to actions."""
+
+    def __init__(self, hidden_size: int, action_dim: int, norm: NormKind) -> None:
+        super().__init__()
+        self.norm_final = Norm(hidden_size, norm)
+        self.ffn_final = MLP(hidden_size, action_dim)
+
+    def forward(self, x: Float[Tensor, "batch token hidden"]) -> Float[Tensor, "batch token slot"]:
+        return self.ffn_final(self.norm_final(x))
+
+
+class ScalarEmbedder(nn.Module):
+    """A token from one number: a diffusion timestep, or a control frequency in Hz (12.5 is as good as 25)."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(SCALAR_FEATURES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
+        )
+
+    def forward(self, scalar: Num[Tensor, " batch"]) -> Float[Tensor, "batch hidden"]:
+        """Features `[cos(s f), sin(s f)]` with `f_i = 10000^(-i / 128)`, in float32 for all weights."""
+        half = SCALAR_FEATURES // 2
+        frequency = torch.exp(-math.log(10000) * torch.arange(half, device=scalar.device) / half)
+        angle = scalar.float()[:, None] * frequency
+        features = torch.cat([angle.cos(), angle.sin()], dim=-1)  # (B, 256)
+        return self.mlp(features.to(self.mlp[0].weight.dtype))
+
+
+def make_adaptor(kind: str, in_features: int, hidden_size: int) -> nn.Module:
+    """`linear`, or `mlpKx_gelu`: K linear layers with GELU (tanh approximation) between them."""
+    if kind == "linear":
+        return nn.Linear(in_features, hidden_size)
+    match = re.fullmatch(r"mlp([1-9]\d*)x_gelu", kind)
+    if match is None:
+        raise ValueError(
+            f"unknown adaptor {kind!r}: write 'linear' or 'mlpKx_gelu', for instance 'mlp2x_gelu'"
+        )
+    layers: list[nn.Module] = [nn.Linear(in_features, hidden_size)]
+    for _ in range(int(match[1]) - 1):
+        layers += [nn.GELU(approximate="tanh"), nn.Linear(hidden_size, hidden_size)]
+    return nn.Sequential(*layers)

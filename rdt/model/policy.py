@@ -1,0 +1,259 @@
+"""The RDT policy: adaptors, transformer and diffusion put together (spec rdt.md sections 3 and 5).
+
+Tokens of the encoders in, a chunk of actions out; the words and shapes are those of spec section 14:
+
+    lang_tokens     (batch, lang, lang_token_dim)   features of the text encoder
+    lang_attn_mask  (batch, lang)                   True where a token counts
+    img_tokens      (batch, img, img_token_dim)     (frame, camera, patch), oldest frame first
+    state_tokens    (batch, 1, slot)                the state in unified units
+    action_mask     (batch, 1, slot)                1 where the robot has the slot, 0 elsewhere
+    ctrl_freqs      (batch,)                        control frequency in Hz
+
+Training and serving run the same two calls: `encode_condition` (what one observation says) and `denoise` (one
+pass of the network). Serving lets the first work out keys and values too, which no denoising step changes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Bool, Float, Int, Num
+from torch import Tensor, nn
+
+from rdt.diffusion.process import q_sample, training_target
+from rdt.diffusion.schedule import squared_cosine_alphas_cumprod
+from rdt.diffusion.solver import dpm_solver_table, sample
+from rdt.model.layers import KeyValue, Norm, make_adaptor
+from rdt.model.position import condition_table, sequence_table
+from rdt.model.presets import RDTConfig
+from rdt.model.transformer import Transformer
+
+
+class EncodedCondition(NamedTuple):
+    """All that the network needs of an observation, the same at all denoising steps."""
+
+    freq_token: Float[Tensor, "batch 1 hidden"]
+    state_token: Float[Tensor, "batch 1 hidden"]
+    per_block: tuple[KeyValue, ...] | tuple[Float[Tensor, "batch source hidden"], ...]
+    lang_mask: Bool[Tensor, "batch 1 1 lang"] | None
+    action_mask: Float[Tensor, "batch 1 slot"]
+
+
+class RDTPolicy(nn.Module):
+    """A robot policy `p(action chunk | language, images, state, control frequency)`."""
+
+    def __init__(self, config: RDTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.lang_adaptor = make_adaptor(config.lang_adaptor, config.lang_token_dim, config.hidden_size)
+        self.img_adaptor = make_adaptor(config.img_adaptor, config.img_token_dim, config.hidden_size)
+        # values and mask bits side by side, for the state and for every action
+        self.state_adaptor = make_adaptor(
+            config.state_adaptor, 2 * config.state_token_dim, config.hidden_size
+        )
+        self.model = Transformer(
+            hidden_size=config.hidden_size,
+            depth=config.depth,
+            num_heads=config.num_heads,
+            horizon=config.pred_horizon,
+            action_dim=config.action_dim,
+            max_lang_tokens=config.max_lang_cond_len,
+            num_img_tokens=config.img_cond_len,
+            norm=config.norm,
+        )
+        # no buffers: `.to(bfloat16)` must not round them, and the meta device must not lose them
+        self.alphas_cumprod = squared_cosine_alphas_cumprod(config.num_train_timesteps)  # float32, on the CPU
+        self.solver_table = dpm_solver_table(
+            self.alphas_cumprod, config.num_inference_timesteps, config.prediction_type
+        )
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Set every parameter (spec section 3.7); also to be called after `to_empty` on a meta-device model.
+
+        | parameter                                      | start                               |
+        |------------------------------------------------|-------------------------------------|
+        | linear layers of the transformer               | Xavier uniform, bias 0              |
+        | `t_embedder`, `freq_embedder` weights          | normal(0, 0.02)                     |
+        | last linear layer (`final_layer...fc2`)        | 0: the first prediction is 0        |
+        | norms                                          | 1                                   |
+        | positions                                      | sin-cos tables of `position.py`     |
+        | adaptors                                       | PyTorch's own for `nn.Linear`       |
+        """
+        config, model = self.config, self.model
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, Norm):
+                nn.init.ones_(module.weight)
+        for embedder in (model.t_embedder, model.freq_embedder):
+            nn.init.normal_(embedder.mlp[0].weight, std=0.02)
+            nn.init.normal_(embedder.mlp[2].weight, std=0.02)
+        nn.init.zeros_(model.final_layer.ffn_final.fc2.weight)
+        for adaptor in (self.lang_adaptor, self.img_adaptor, self.state_adaptor):
+            for module in adaptor.modules():
+                if isinstance(module, nn.Linear):
+                    module.reset_parameters()
+        if model.x_pos_embed.is_meta:
+            return  # a table for storage that does not exist
+        width = config.hidden_size
+        for parameter, table in (
+            (model.x_pos_embed, sequence_table(width, config.pred_horizon)),
+            (
+                model.lang_cond_pos_embed,
+                condition_table(width, config.max_lang_cond_len, config.lang_pos_embed_config),
+            ),
+            (
+                model.img_cond_pos_embed,
+                condition_table(width, config.img_cond_len, config.img_pos_embed_config),
+            ),
+        ):
+            parameter.copy_(torch.from_numpy(table)[None])
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.x_pos_embed.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights; inputs of other types are cast on entry."""
+        return self.model.x_pos_embed.dtype
+
+    def encode_condition(
+        self,
+        lang_tokens: Float[Tensor, "batch lang lang_dim"],
+        lang_attn_mask: Bool[Tensor, "batch lang"] | None,
+        img_tokens: Float[Tensor, "batch img img_dim"],
+        state_tokens: Float[Tensor, "batch 1 slot"],
+        action_mask: Num[Tensor, "batch 1 slot"],
+        ctrl_freqs: Num[Tensor, " batch"],
+        *,
+        key_values: bool = True,
+    ) -> EncodedCondition:
+        """Everything that does not change between denoising steps, worked out once an observation.
+
+        With `key_values=False` the blocks get the condition's tokens and project them themselves: the numbers
+        are the same, and in training each block's work and memory stay inside the block.
+        """
+        per_block = self.model.place_conditions(
+            self.lang_adaptor(lang_tokens.to(self.dtype)), self.img_adaptor(img_tokens.to(self.dtype))
+        )
+        return EncodedCondition(
+            freq_token=self.model.freq_embedder(ctrl_freqs)[:, None],
+            state_token=self._embed(state_tokens, action_mask),
+            per_block=self.model.key_values(per_block) if key_values else per_block,
+            lang_mask=None if lang_attn_mask is None else lang_attn_mask[:, None, None].bool(),
+            action_mask=action_mask.to(self.dtype),
+        )
+
+    def denoise(
+        self,
+        noisy_action: Float[Tensor, "batch horizon slot"],
+        timesteps: Int[Tensor, "#batch"],
+        condition: EncodedCondition,
+    ) -> Float[Tensor, "batch horizon slot"]:
+        """One pass of the network: the clean action (`sample`) or the noise (`epsilon`) in `noisy_action`."""
+        return self.model(
+            timesteps,
+            condition.freq_token,
+            condition.state_token,
+            self._embed(noisy_action, condition.action_mask),
+            condition.per_block,
+            condition.lang_mask,
+        )
+
+    def sample(
+        self, condition: EncodedCondition, noise: Float[Tensor, "batch horizon slot"]
+    ) -> Float[Tensor, "batch horizon slot"]:
+        """Actions from noise by the solver, in the noise's type; slots that the robot lacks are 0."""
+        return (
+            sample(partial(self.denoise, condition=condition), noise, self.solver_table)
+            * condition.action_mask
+        )
+
+    @torch.no_grad()
+    def predict_action(
+        self,
+        lang_tokens: Float[Tensor, "batch lang lang_dim"],
+        lang_attn_mask: Bool[Tensor, "batch lang"] | None,
+        img_tokens: Float[Tensor, "batch img img_dim"],
+        state_tokens: Float[Tensor, "batch 1 slot"],
+        action_mask: Num[Tensor, "batch 1 slot"],
+        ctrl_freqs: Num[Tensor, " batch"],
+        noise: Float[Tensor, "batch horizon slot"] | None = None,
+    ) -> Float[Tensor, "batch horizon slot"]:
+        """A chunk of actions in unified units, float32; without `noise`, from the default generator's."""
+        condition = self.encode_condition(
+            lang_tokens, lang_attn_mask, img_tokens, state_tokens, action_mask, ctrl_freqs
+        )
+        if noise is None:
+            shape = (len(state_tokens), self.config.pred_horizon, self.config.action_dim)
+            noise = torch.randn(shape, device=self.device)
+        return self.sample(condition, noise.float())
+
+    def forward(
+        self,
+        noisy_action: Float[Tensor, "batch horizon slot"],
+        timesteps: Int[Tensor, "#batch"],
+        lang_tokens: Float[Tensor, "batch lang lang_dim"],
+        lang_attn_mask: Bool[Tensor, "batch lang"] | None,
+        img_tokens: Float[Tensor, "batch img img_dim"],
+        state_tokens: Float[Tensor, "batch 1 slot"],
+        action_mask: Num[Tensor, "batch 1 slot"],
+        ctrl_freqs: Num[Tensor, " batch"],
+    ) -> Float[Tensor, "batch horizon slot"]:
+        """The prediction from bare tokens: what an objective calls, through whatever wraps the module."""
+        condition = self.encode_condition(
+            lang_tokens, lang_attn_mask, img_tokens, state_tokens, action_mask, ctrl_freqs, key_values=False
+        )
+        return self.denoise(noisy_action, timesteps, condition)
+
+    def compute_loss(
+        self,
+        lang_tokens: Float[Tensor, "batch lang lang_dim"],
+        lang_attn_mask: Bool[Tensor, "batch lang"] | None,
+        img_tokens: Float[Tensor, "batch img img_dim"],
+        state_tokens: Float[Tensor, "batch 1 slot"],
+        action_gt: Float[Tensor, "batch horizon slot"],
+        action_mask: Num[Tensor, "batch 1 slot"],
+        ctrl_freqs: Num[Tensor, " batch"],
+        noise: Float[Tensor, "batch horizon slot"] | None = None,
+        timesteps: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The published loss (spec section 5): mean squared error over batch, chunk and all 128 slots.
+
+        Noise covers masked slots too, and their target is 0. What is not given is drawn at random.
+        """
+        action_gt = action_gt.float()
+        if noise is None:
+            noise = torch.randn_like(action_gt)
+        if timesteps is None:
+            timesteps = torch.randint(
+                self.config.num_train_timesteps, (len(action_gt),), device=action_gt.device
+            )
+        noisy_action = q_sample(action_gt, noise, timesteps, self.alphas_cumprod.to(action_gt.device))
+        prediction = self(
+            noisy_action,
+            timesteps,
+            lang_tokens,
+            lang_attn_mask,
+            img_tokens,
+            state_tokens,
+            action_mask,
+            ctrl_freqs,
+        )
+        return F.mse_loss(
+            prediction.float(), training_target(self.config.prediction_type, action_gt, noise).float()
+        )
+
+    def _embed(
+        self, vectors: Float[Tensor, "batch token slot"], mask: Num[Tensor, "batch 1 slot"]
+    ) -> Float[Tensor, "batch token hidden"]:
+        """Tokens of states or actions: the values, then the same mask bits for each token."""
+        vectors = vectors.to(self.dtype)
+        return self.state_adaptor(torch.cat([vectors, mask.to(self.dtype).expand_as(vectors)], dim=-1))

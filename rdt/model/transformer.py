@@ -1,0 +1,77 @@
+"""The diffusion transformer of RDT (spec rdt.md sections 3.3-3.6): tokens in, one prediction per action out.
+
+    [timestep, control frequency, state, action_0 ... action_{H-1}] + positions
+        -> depth x Block, even ones attend to language, odd ones to images
+        -> final layer -> the last H tokens
+
+It knows hidden tokens only; what comes before (adaptors) and around it (diffusion) stands in `policy.py`.
+Parameters are left as PyTorch makes them; `RDTPolicy.init_weights` sets them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Num
+from torch import Tensor, nn
+
+from rdt.model.layers import Block, FinalLayer, KeyValue, NormKind, ScalarEmbedder
+
+NUM_PREFIX_TOKENS = 3  # timestep, control frequency, state
+
+
+class Transformer(nn.Module):
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        depth: int,
+        num_heads: int,
+        horizon: int,
+        action_dim: int,
+        max_lang_tokens: int,
+        num_img_tokens: int,
+        norm: NormKind,
+    ) -> None:
+        super().__init__()
+        self.horizon = horizon
+        self.t_embedder = ScalarEmbedder(hidden_size)
+        self.freq_embedder = ScalarEmbedder(hidden_size)
+        self.x_pos_embed = nn.Parameter(torch.empty(1, NUM_PREFIX_TOKENS + horizon, hidden_size))
+        self.lang_cond_pos_embed = nn.Parameter(torch.empty(1, max_lang_tokens, hidden_size))
+        self.img_cond_pos_embed = nn.Parameter(torch.empty(1, num_img_tokens, hidden_size))
+        self.blocks = nn.ModuleList(Block(hidden_size, num_heads, norm) for _ in range(depth))
+        self.final_layer = FinalLayer(hidden_size, action_dim, norm)
+
+    def place_conditions(
+        self, lang: Float[Tensor, "batch lang hidden"], img: Float[Tensor, "batch img hidden"]
+    ) -> tuple[Float[Tensor, "batch source hidden"], ...]:
+        """The condition that each block attends to, positions added: language, images, language, ..."""
+        lang = lang + self.lang_cond_pos_embed[:, : lang.shape[1]]
+        img = img + self.img_cond_pos_embed
+        return tuple((lang, img)[i % 2] for i in range(len(self.blocks)))
+
+    def key_values(self, conditions: Sequence[Float[Tensor, "batch source hidden"]]) -> tuple[KeyValue, ...]:
+        """Keys and values of each block's condition; `forward` takes them in place of the tokens."""
+        return tuple(
+            block.cross_attn.key_value(condition)
+            for block, condition in zip(self.blocks, conditions, strict=True)
+        )
+
+    def forward(
+        self,
+        timesteps: Num[Tensor, "#batch"],
+        freq_token: Float[Tensor, "batch 1 hidden"],
+        state_token: Float[Tensor, "batch 1 hidden"],
+        action_tokens: Float[Tensor, "batch horizon hidden"],
+        conditions: Sequence[Float[Tensor, "batch source hidden"] | KeyValue],
+        lang_mask: Bool[Tensor, "batch 1 1 lang"] | None,
+    ) -> Float[Tensor, "batch horizon slot"]:
+        t_token = self.t_embedder(timesteps)[:, None].expand_as(freq_token)  # (B, 1, D)
+        x = (
+            torch.cat([t_token, freq_token, state_token, action_tokens], dim=1) + self.x_pos_embed
+        )  # (B, 3 + H, D)
+        for i, (block, condition) in enumerate(zip(self.blocks, conditions, strict=True)):
+            x = block(x, condition, lang_mask if i % 2 == 0 else None)  # (B, 3 + H, D)
+        return self.final_layer(x[:, -self.horizon :])  # (B, H, A)

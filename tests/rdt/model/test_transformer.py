@@ -1,0 +1,48 @@
+"""pytest tests/rdt/model/test_transformer.py"""
+
+import torch
+
+from rdt.model.policy import RDTPolicy
+
+
+def test_even_blocks_read_language_and_odd_blocks_images(config):
+    model = RDTPolicy(config).model
+    lang, img = torch.zeros(2, 5, config.hidden_size), torch.ones(2, config.img_cond_len, config.hidden_size)
+    conditions = model.place_conditions(lang, img)
+    assert len(conditions) == config.depth
+    for i, condition in enumerate(conditions):
+        expected = lang + model.lang_cond_pos_embed[:, :5] if i % 2 == 0 else img + model.img_cond_pos_embed
+        assert torch.equal(condition, expected)
+
+
+def test_one_timestep_serves_the_batch(config, make_policy, make_inputs, make_noise):
+    policy, inputs, noise = make_policy(config), make_inputs(config), make_noise(config)
+    shared = policy(noise, torch.tensor([400]), **inputs)
+    each = policy(noise, torch.tensor([400, 400, 400]), **inputs)
+    torch.testing.assert_close(shared, each)
+
+
+def test_state_dict_has_the_released_names(config):
+    """Spec rdt.md section 3.8, for a network of one block."""
+    import dataclasses
+
+    keys = set(RDTPolicy(dataclasses.replace(config, depth=1)).state_dict())
+    linear = [
+        *(f"model.{e}_embedder.mlp.{i}" for e in ("t", "freq") for i in (0, 2)),
+        *(f"model.blocks.0.{name}" for name in ("attn.qkv", "attn.proj", "ffn.fc1", "ffn.fc2")),
+        *(f"model.blocks.0.cross_attn.{name}" for name in ("q", "kv", "proj")),
+        *(f"model.final_layer.ffn_final.{name}" for name in ("fc1", "fc2")),
+        *(
+            f"{a}_adaptor.{i}"
+            for a, count in (("lang", 2), ("img", 2), ("state", 3))
+            for i in range(0, 2 * count, 2)
+        ),
+    ]
+    norms = [
+        *(f"model.blocks.0.norm{i}" for i in (1, 2, 3)),
+        *(f"model.blocks.0.{a}.{name}_norm" for a in ("attn", "cross_attn") for name in "qk"),
+        "model.final_layer.norm_final",
+    ]
+    positions = {"model.x_pos_embed", "model.lang_cond_pos_embed", "model.img_cond_pos_embed"}
+    weights_and_biases = {f"{name}.{kind}" for name in linear for kind in ("weight", "bias")}
+    assert keys == positions | weights_and_biases | {f"{name}.weight" for name in norms}
