@@ -1,0 +1,128 @@
+"""The `rdt` command: parses words and hands them on; each command's module is imported when it is used."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from data_pipeline.schema.registry import load_attribute
+
+COMMANDS = {
+    "quickstart": "deploy.quickstart:command",
+    "train": "deploy.train:command",
+    "eval": "deploy.evaluate:command",
+    "robot": "deploy.robot:command",
+    "checkpoint": "deploy.checkpoint:command",
+    "bench": "deploy.bench:command",
+    "doctor": "deploy.doctor:command",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and options, without importing what runs them."""
+    parser = argparse.ArgumentParser(
+        prog="rdt",
+        description="The RDT stack: demonstrations -> one action space -> Robotics Diffusion Transformer -> robot.",
+        epilog="First steps: `rdt doctor`, then `rdt quickstart --out runs/quickstart`.",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    quickstart = commands.add_parser(
+        "quickstart", help="record, convert, train and evaluate in the embedded simulator; writes a report"
+    )
+    quickstart.add_argument(
+        "--out", required=True, metavar="DIR", help="folder of the run; a half-done one goes on"
+    )
+    quickstart.add_argument("--demos", type=_positive, metavar="N", help="demonstrations of each task")
+    quickstart.add_argument(
+        "--episodes", type=_positive, metavar="N", help="evaluation episodes of each task"
+    )
+    quickstart.add_argument("--steps", type=_positive, metavar="N", help="training steps")
+    quickstart.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of recording, training and evaluation"
+    )
+    quickstart.add_argument("--config", default="quickstart", help="training config, by name or path")
+    _add_device(quickstart)
+
+    train = commands.add_parser(
+        "train", help="train a policy from a config", description="Options of the config: `--optim.lr 1e-4`."
+    )
+    train.add_argument("config", help="a YAML file, or the name of one in configs/train/")
+    train.add_argument(
+        "--resume", choices=["auto", "never"], default="never", help="auto: go on where the run stopped"
+    )
+
+    evaluate = commands.add_parser(
+        "eval", help="closed loop in simulation: success with 95 %% intervals, videos, JSON"
+    )
+    evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
+    evaluate.add_argument(
+        "--env", required=True, metavar="NAME", help="sim_transfer, sim_handover or sim_insertion"
+    )
+    evaluate.add_argument("--episodes", type=_positive, default=50, metavar="N", help="episodes of each task")
+    evaluate.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="picks scenes never used in training"
+    )
+    evaluate.add_argument("--out", required=True, metavar="DIR", help="folder for report.json and rollouts/")
+    _add_device(evaluate)
+
+    robot = commands.add_parser("robot", help="what a robot YAML says")
+    robot_commands = robot.add_subparsers(dest="robot_command", metavar="COMMAND", required=True)
+    robot_commands.add_parser("list", help="the shipped robots")
+    explain = robot_commands.add_parser("explain", help="the mapping joint -> slot, line by line")
+    explain.add_argument("robot", metavar="ROBOT_YAML", help="a YAML file, or the name of a shipped one")
+
+    checkpoint = commands.add_parser("checkpoint", help="what is inside a checkpoint")
+    checkpoint_commands = checkpoint.add_subparsers(
+        dest="checkpoint_command", metavar="COMMAND", required=True
+    )
+    inspect = checkpoint_commands.add_parser("inspect", help="configuration, sizes and data of a checkpoint")
+    inspect.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
+
+    bench = commands.add_parser("bench", help="speed, as ratios to a baseline measured in the same run")
+    bench_commands = bench.add_subparsers(dest="bench_command", metavar="WHAT", required=True)
+    infer = bench_commands.add_parser("infer", help="one policy inference")
+    infer.add_argument("--preset", default="rdt_tiny", help="network to measure, random weights")
+    infer.add_argument("--json", metavar="FILE", help="write the figures there too")
+    _add_device(infer)
+
+    commands.add_parser(
+        "doctor", help="versions, devices, rendering, extras: what is missing and how to get it"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0 done, 1 failed with a message; wrong use leaves with 2."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.command != "train":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    args.overrides = rest
+    try:
+        return load_attribute("command", args.command, COMMANDS)(args) or 0
+    except KeyboardInterrupt:
+        print("\nrdt: interrupted; what was finished is kept", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if args.debug:
+            raise
+        print(f"rdt: error: {error or type(error).__name__}", file=sys.stderr)
+        return 1
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

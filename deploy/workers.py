@@ -1,0 +1,82 @@
+"""Worker processes that leave with their parent: one simulation core each, and an interrupt ends them all.
+
+Simulation and rendering run in workers and training in the parent, because software OpenGL and Triton do not
+live in one process (`robot_drivers/sim/render.py`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def num_workers() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of fresh processes of one thread each. Leaving it by an exception ends them at once."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
+    with _environment(OMP_NUM_THREADS="1"):
+        try:
+            yield pool
+        except BaseException:
+            for process in list(pool._processes.values()):
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_ordered(
+    call: Callable[[Job], Result], jobs: Iterable[Job], workers: int
+) -> Iterator[tuple[Job, Result]]:
+    """`call` jobs in worker processes and give (job, result) in the order of the jobs.
+
+    Jobs are drawn as workers become free, so the stream may be endless; leaving the loop ends the workers.
+    """
+    stream = iter(jobs)
+    with worker_pool(workers) as pool:
+        waiting: deque[tuple[Job, Future[Result]]] = deque()
+        for job in itertools.islice(stream, 2 * workers):
+            waiting.append((job, pool.submit(call, job)))
+        while waiting:
+            job, future = waiting.popleft()
+            result = future.result()
+            for following in itertools.islice(stream, 1):
+                waiting.append((following, pool.submit(call, following)))
+            yield job, result
+
+
+def _prepare_worker() -> None:
+    """Leave Ctrl-C, which reaches the whole process group, to the parent; clean up when it says so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

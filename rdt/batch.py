@@ -1,0 +1,61 @@
+"""Boundary objects of the mind: torch tensors with their shapes, and nothing that knows files or networks.
+
+ObservationBatch   what was seen, as collated by the loader or by the engine; still pixels and token ids
+Condition          what the network reads: tokens and scaled vectors, made by `encoders/condition.py` alone
+Batch              an ObservationBatch and the actions that should follow it
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def to_device(batch: T, device: torch.device | str) -> T:
+    """The same dataclass with every tensor moved to `device`, nested dataclasses included."""
+    moved = {}
+    for f in fields(batch):  # type: ignore[arg-type]
+        value = getattr(batch, f.name)
+        moved[f.name] = value.to(device) if isinstance(value, Tensor) else to_device(value, device)
+    return type(batch)(**moved)
+
+
+@dataclass(frozen=True)
+class ObservationBatch:
+    """Observations side by side; `image` runs over frames (oldest first), then cameras in the config's order."""
+
+    images: UInt8[Tensor, "batch image height width 3"]  # RGB
+    image_mask: Bool[Tensor, "batch image"]
+    text_ids: Int[Tensor, "batch token"]
+    text_mask: Bool[Tensor, "batch token"]
+    state: Float[Tensor, "batch slot"]  # unscaled unified units
+    slot_mask: Float[Tensor, "batch slot"]  # 1 where the robot has the slot, 0 elsewhere or when dropped
+    control_hz: Float[Tensor, " batch"]  # 0 when dropped
+
+
+@dataclass(frozen=True)
+class Condition:
+    """All that the network is told, under the names of the published interface (spec rdt.md section 14)."""
+
+    lang_tokens: Float[Tensor, "batch token lang_dim"]
+    lang_attn_mask: Bool[Tensor, "batch token"]
+    img_tokens: Float[Tensor, "batch patch img_dim"]
+    state_tokens: Float[Tensor, "batch 1 slot"]  # scaled
+    action_mask: Float[Tensor, "batch 1 slot"]
+    ctrl_freqs: Float[Tensor, " batch"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch. `sample_index` names each sample of the stream; all its random numbers follow from it."""
+
+    observation: ObservationBatch
+    actions: Float[Tensor, "batch horizon slot"]  # unscaled unified units
+    action_mask: Float[Tensor, "batch slot"]  # 1 where the robot has the slot, whatever the observation hides
+    sample_index: Int[Tensor, " batch"]

@@ -1,0 +1,81 @@
+"""Vision encoders: pictures -> tokens. The small one below trains with the policy; big ones come frozen.
+
+An encoder takes square RGB pictures already resized to its `image_size` and scaled to [-1, 1].
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class VisionEncoder(Protocol):
+    """What the condition encoder asks of a vision encoder; the implementations are `nn.Module`s."""
+
+    image_size: int
+    token_dim: int
+    tokens_per_image: int
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(image, 3, image_size, image_size) in [-1, 1] -> (image, tokens_per_image, token_dim)."""
+        ...
+
+
+def spatial_softmax(
+    maps: Float[Tensor, "image channel height width"], temperature: Float[Tensor, ""]
+) -> Float[Tensor, "image channel*2"]:
+    """Expected (x, y) of each channel's softmax over the picture, in [-1, 1] (Finn et al. 2016, eq. 2).
+
+    `temperature` multiplies the activations: larger is sharper.
+    """
+    n, channels, height, width = maps.shape
+    weights = (maps.flatten(2) * temperature).softmax(dim=-1).view(n, channels, height, width)
+    x = torch.linspace(-1, 1, width, device=maps.device, dtype=maps.dtype)
+    y = torch.linspace(-1, 1, height, device=maps.device, dtype=maps.dtype)
+    return torch.cat([weights.sum(2) @ x, weights.sum(3) @ y], dim=1)
+
+
+class SpatialSoftmax(nn.Module):
+    """Three convolutions and soft keypoints, read out as a few tokens: where things are, at little cost.
+
+    A quarter-resolution map of `num_keypoints` channels becomes 2 * num_keypoints coordinates. The sharp
+    initial temperature matters: at 1 the keypoints of a small object average over the table
+    (spec quickstart_sim.md section 4).
+    """
+
+    def __init__(
+        self,
+        token_dim: int = 64,
+        tokens_per_image: int = 4,
+        image_size: int = 64,
+        num_keypoints: int = 32,
+        width: int = 32,
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.token_dim = token_dim
+        self.tokens_per_image = tokens_per_image
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(3, width, 5, stride=2, padding=2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, stride=2, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, num_keypoints, 3, padding=1),
+        )
+        self.temperature = nn.Parameter(torch.tensor(10.0))
+        self.readout = nn.Sequential(
+            nn.Linear(2 * num_keypoints, 128), nn.GELU(), nn.Linear(128, tokens_per_image * token_dim)
+        )
+        self.to(memory_format=torch.channels_last)  # the faster convolution layout on CPUs and GPUs alike
+
+    def forward(self, pixels: Float[Tensor, "image 3 size size"]) -> Float[Tensor, "image token dim"]:
+        maps = self.convolutions(pixels.contiguous(memory_format=torch.channels_last))
+        keypoints = spatial_softmax(maps, self.temperature)
+        return self.readout(keypoints).view(-1, self.tokens_per_image, self.token_dim)
+
+
+VISION_ENCODERS = {"spatial_softmax": "rdt.encoders.vision:SpatialSoftmax"}
+"""Name in a config -> class; its constructor takes `token_dim` and `tokens_per_image`."""

@@ -1,0 +1,48 @@
+"""What a trainer minimises: `(model, batch, generator) -> (loss, metrics)`.
+
+Pre-training and fine-tuning share `DiffusionImitation`; each alignment stage brings an objective of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from rdt.batch import Batch
+from rdt.random import SampleGenerator
+from rdt.visuomotor import VisuomotorPolicy
+
+
+class Objective(Protocol):
+    """A loss to minimise, and numbers to show; an alignment objective holds its reference model."""
+
+    def __call__(
+        self, model: VisuomotorPolicy, batch: Batch, generator: SampleGenerator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scalar loss with its graph, and detached scalars by name."""
+        ...
+
+
+class DiffusionImitation:
+    """RDT's training loss: recover the demonstrated chunk from its noised version (spec rdt.md section 5)."""
+
+    def __call__(
+        self, model: VisuomotorPolicy, batch: Batch, generator: SampleGenerator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Published plain mean over batch, horizon and all 128 slots."""
+        condition = model.condition(batch.observation)
+        actions = model.condition.scale_actions(batch.actions, batch.action_mask[:, None])
+        num_timesteps = model.policy.config.num_train_timesteps
+        loss = model.policy.compute_loss(
+            lang_tokens=condition.lang_tokens,
+            lang_attn_mask=condition.lang_attn_mask,
+            img_tokens=condition.img_tokens,
+            state_tokens=condition.state_tokens,
+            action_gt=actions,
+            action_mask=condition.action_mask,
+            ctrl_freqs=condition.ctrl_freqs,
+            noise=generator.normal(batch.sample_index, tuple(actions.shape[1:]), "noise"),
+            timesteps=generator.integers(batch.sample_index, num_timesteps, "timestep"),
+        )
+        return loss, {}

@@ -1,0 +1,90 @@
+"""A checkpoint folder carries everything: deployment needs one path and no flags, resuming likewise.
+
+    config.json, model.safetensors   the network in the released format (`rdt/model/released.py`)
+    condition.safetensors            encoders that trained along, and the scaling of the unified vector
+    run.yaml                         resolved training config
+    robot.yaml                       embodiment
+    statistics.json                  per-slot statistics of the training data
+    trainer.pt                       step, optimizer, schedule, online weights, moving average
+
+The folder appears whole or not at all. Tensors are read with safetensors or `weights_only`, never unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from data_pipeline.atomic import atomic_folder
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.registry import read_yaml
+from rdt.model.released import load_released, save_released
+from rdt.train.config import TrainConfig, config_from_dict, dump_config
+from rdt.visuomotor import VisuomotorPolicy
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a folder holds, ready to act."""
+
+    model: VisuomotorPolicy
+    robot: Embodiment
+    config: TrainConfig
+
+
+def save_checkpoint(
+    folder: str | Path,
+    model: VisuomotorPolicy,
+    robot: Embodiment,
+    config: TrainConfig,
+    statistics: dict[str, Any],
+    trainer_state: dict[str, Any],
+) -> None:
+    """Write a checkpoint folder, replacing an older one only once the new one is complete."""
+    with atomic_folder(folder) as temporary:
+        save_released(model.policy, temporary)
+        tensors = {name: t.detach().cpu().contiguous() for name, t in model.condition.state_dict().items()}
+        save_file(tensors, temporary / "condition.safetensors")
+        (temporary / "run.yaml").write_text(dump_config(config), encoding="utf-8")
+        (temporary / "robot.yaml").write_text(
+            yaml.safe_dump(robot.to_dict(), sort_keys=False), encoding="utf-8"
+        )
+        (temporary / "statistics.json").write_text(json.dumps(statistics, indent=1), encoding="utf-8")
+        torch.save(trainer_state, temporary / "trainer.pt")
+
+
+def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
+    """Open a checkpoint for acting or fine-tuning. Raises `ValueError` that says which file is wrong."""
+    folder = Path(folder)
+    missing = [
+        name
+        for name in ("config.json", "condition.safetensors", "run.yaml", "robot.yaml")
+        if not (folder / name).is_file()
+    ]
+    if missing:
+        raise ValueError(f"{folder} is not a checkpoint of this stack: it lacks {', '.join(missing)}")
+    config = config_from_dict(read_yaml(folder / "run.yaml"), where=str(folder / "run.yaml"))
+    policy = load_released(folder, device=device)
+    model = VisuomotorPolicy(policy.config, config.condition)
+    model.policy = policy
+    try:
+        model.condition.load_state_dict(load_file(folder / "condition.safetensors"))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{folder / 'condition.safetensors'} does not fit run.yaml: {error}") from None
+    return Checkpoint(
+        model=model.to(device).eval(),
+        robot=Embodiment.from_yaml(folder / "robot.yaml"),
+        config=config,
+    )
+
+
+def load_trainer_state(folder: str | Path) -> dict[str, Any]:
+    """The state that `Trainer.load_state_dict` takes."""
+    return torch.load(Path(folder) / "trainer.pt", map_location="cpu", weights_only=True)

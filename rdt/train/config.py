@@ -1,0 +1,123 @@
+"""A training run as typed dataclasses; the YAML names only what differs.
+
+`load_config(path, overrides)` reads a YAML file and `--a.b value` overrides through jsonargparse. An unknown key
+is an error that names the nearest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from data_pipeline.schema.registry import check_keys, read_yaml
+from rdt.encoders.condition import ConditionConfig
+from rdt.train.optim import OptimConfig
+
+
+@dataclass(frozen=True)
+class DropoutConfig:
+    """Probability with which a training sample hides each part of its condition (spec rdt.md section 10)."""
+
+    state: float = 0.1  # replaced by the data set's mean
+    slot_mask: float = 0.1  # all zeros
+    image: float = 0.1  # each picture on its own
+    instruction: float = 0.1  # the empty sentence
+    control_hz: float = 0.1  # 0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which stores are read, and how a sample is drawn from them."""
+
+    stores: tuple[str, ...] = ()  # native stores; filled in by the command that made them
+    batch_size: int = 32
+    held_out_episodes: int = 0  # last episodes of each store, kept for validation
+    start_fraction: float = 0.0  # share of samples drawn from the first `start_steps` steps of an episode
+    start_steps: int = 0
+    random_shift_px: int = 0  # pictures are shifted by up to this many pixels
+    dropout: DropoutConfig = field(default_factory=DropoutConfig)
+
+
+@dataclass(frozen=True)
+class DemonstrationConfig:
+    """Scripted demonstrations that the embedded simulator records for this run, before it trains."""
+
+    environment: str = "sim_handover"
+    per_task: int = 0  # accepted demonstrations of each task; 0: train on `data.stores` alone
+    noise_rad: float = 0.01  # standard deviation of the disturbance that the expert corrects
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that defines a run; the resolved form is stored with its checkpoint."""
+
+    preset: str = "rdt_1b"
+    robot: str = "sim_bimanual"  # robot YAML, by name or path
+    steps: int = 1000
+    seed: int = 0
+    out: str = "runs/train"
+    condition: ConditionConfig = field(default_factory=ConditionConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
+    validate_every: int = 200
+    checkpoint_every: int = 500
+    device: str = "auto"  # auto | cpu | cuda
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a YAML file and apply `--a.b value` overrides. Raises `ValueError` that names the file and the key."""
+    return config_from_dict(read_yaml(path), overrides, where=str(path))
+
+
+def config_from_dict(
+    raw: dict[str, Any], overrides: Sequence[str] = (), where: str = "config"
+) -> TrainConfig:
+    """The same from the mapping that a checkpoint stores."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    _check_nested_keys(where, TrainConfig, raw)
+    for option in overrides:
+        if option.startswith("--"):
+            _check_override(option.removeprefix("--").split("=")[0])
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TrainConfig, None, fail_untyped=True)
+    try:
+        values = parser.instantiate_classes(parser.parse_args(list(overrides), parser.parse_object(raw)))
+    except ArgumentError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return TrainConfig(**{f.name: getattr(values, f.name) for f in fields(TrainConfig)})
+
+
+def dump_config(config: TrainConfig) -> str:
+    """The resolved config as YAML that `load_config` reads back."""
+    return yaml.safe_dump(_plain(config), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _check_nested_keys(where: str, cls: type, raw: dict[str, Any]) -> None:
+    hints = get_type_hints(cls)
+    check_keys(where, raw, hints)
+    for key, value in raw.items():
+        if is_dataclass(hints[key]) and isinstance(value, dict):
+            _check_nested_keys(f"{where}, {key}", hints[key], value)
+
+
+def _check_override(dotted: str) -> None:
+    cls: type = TrainConfig
+    for part in dotted.split("."):
+        if not is_dataclass(cls):
+            raise ValueError(f"--{dotted}: {part!r} is below a plain value")
+        hints = get_type_hints(cls)
+        check_keys(f"--{dotted}", {part: None}, hints)
+        cls = hints[part]

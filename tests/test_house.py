@@ -1,0 +1,123 @@
+"""Import directions of the house that import-linter's contracts cannot say.
+
+Run: pytest tests/test_house.py
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("data_pipeline", "rdt", "robot_drivers", "deploy")
+
+# library -> the only places that may import it
+CONFINED = {
+    "h5py": ("data_pipeline/sources/hdf5.py",),
+    "mujoco": ("robot_drivers/sim/",),
+    "gym_aloha": ("robot_drivers/sim/",),
+    "rclpy": (
+        "robot_drivers/messages.py",
+        "robot_drivers/arm_node.py",
+        "robot_drivers/camera_node.py",
+        "deploy/node.py",
+    ),
+    "tianshou": ("rdt/alignment/tianshou_bridge.py", "rdt/alignment/c_gail.py"),
+    "tensorflow": ("data_pipeline/sources/rlds.py",),
+    "diffusers": (),
+}
+SCHEMA_MAY_IMPORT = {"numpy", "yaml"}
+MODEL_MAY_IMPORT = {"data_pipeline.schema.layout", "data_pipeline.schema.registry"}
+
+
+def source_files() -> list[Path]:
+    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, wherever in the file it does."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_contracts_of_import_linter_hold():
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("library", CONFINED)
+def test_heavy_libraries_enter_in_one_place(library):
+    offenders = [
+        relative(path)
+        for path in source_files()
+        if any(name.split(".")[0] == library for name in imports(path))
+        and not relative(path).startswith(CONFINED[library] or ("-",))
+    ]
+    assert offenders == []
+
+
+def test_schema_stands_on_the_ground():
+    for path in (ROOT / "data_pipeline/schema").glob("*.py"):
+        foreign = {
+            name
+            for name in imports(path)
+            if name.split(".")[0] not in sys.stdlib_module_names | SCHEMA_MAY_IMPORT
+            and not name.startswith("data_pipeline.schema")
+        }
+        assert foreign == set(), relative(path)
+
+
+def test_drivers_know_only_the_schema_of_the_data_pipeline():
+    for path in (ROOT / "robot_drivers").rglob("*.py"):
+        used = {name for name in imports(path) if name.startswith("data_pipeline")}
+        assert all(name.startswith("data_pipeline.schema") for name in used), relative(path)
+
+
+def test_mathematics_knows_only_schema_constants():
+    for folder in ("diffusion", "model"):
+        for path in (ROOT / "rdt" / folder).rglob("*.py"):
+            used = {name for name in imports(path) if name.startswith("data_pipeline")}
+            assert used <= MODEL_MAY_IMPORT, relative(path)
+
+
+def test_package_markers_are_empty():
+    assert [
+        relative(p) for p in source_files() if p.name == "__init__.py" and p.read_text(encoding="utf-8")
+    ] == []
+
+
+def test_importing_the_house_needs_no_extra():
+    """What only some machines have is imported when used, not when the module is."""
+    heavy = {
+        "mujoco",
+        "gym_aloha",
+        "matplotlib",
+        "imageio",
+        "jinja2",
+        "scipy",
+        "tensorflow",
+        "rclpy",
+        "diffusers",
+    }
+    for path in source_files():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:  # module level only
+            if isinstance(node, ast.Import):
+                found = {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found = {node.module.split(".")[0]}
+            else:
+                continue
+            assert not found & heavy, f"{relative(path)} imports {found & heavy} when it is imported"
