@@ -6,7 +6,7 @@ import torch
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device where there is one, else the CPU. Raises `ValueError` for one that is not there."""
+    """`auto` is the first CUDA device where there is one, else the CPU. Raises `ValueError` for an absent one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

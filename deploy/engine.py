@@ -38,6 +38,11 @@ class InferenceEngine:
         """Actions in one chunk."""
         return self.model.horizon
 
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Camera roles that the policy looks at."""
+        return self.model.condition.config.cameras
+
     def predict(self, observation: Observation) -> ActionChunk:
         """One observation -> one chunk; each call draws fresh noise."""
         self._num_calls += 1

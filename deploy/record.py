@@ -1,0 +1,142 @@
+"""Demonstrations of the embedded simulator's scripted expert, written as ALOHA HDF5.
+
+    DIR/<task>/seed_<S>.hdf5    an accepted demonstration
+    DIR/attempts.json           every seed tried so far, per task: accepted or not
+
+Seeds are tried in order and a run is resumed from `attempts.json`, so that the same settings give the same
+files however often the recording was interrupted.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_pipeline.atomic import atomic_file
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.sources.hdf5 import write_episode
+from deploy.workers import num_workers, run_ordered
+from rdt.train.config import DemonstrationConfig
+from robot_drivers.sim.tasks import ENVIRONMENTS, lookup
+
+SEEDS_PER_RUN = 100_000
+"""Recording seed s tries scenes s * SEEDS_PER_RUN, s * SEEDS_PER_RUN + 1, ..."""
+
+ATTEMPTS_FILE = "attempts.json"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try of the expert, as a worker gets it."""
+
+    task: str
+    distribution: str
+    seed: int
+    noise_rad: float
+    robot: Embodiment
+    path: Path
+
+
+def record_demonstrations(
+    config: DemonstrationConfig, robot: Embodiment, out: Path, workers: int | None = None
+) -> dict[str, list[Path]]:
+    """Record until each task of the environment has `config.per_task` accepted demonstrations.
+
+    Returns the files by task, in the order of their seeds. Raises `RuntimeError` when the expert fails too often.
+    """
+    environment = lookup(ENVIRONMENTS, config.environment)
+    out.mkdir(parents=True, exist_ok=True)
+    attempts = _read_attempts(out)
+    files = {}
+    for task in environment.tasks:
+        tried = attempts.setdefault(task, {})
+        accepted = sum(tried.values())
+        jobs = (
+            Attempt(
+                task, environment.distribution, seed, config.noise_rad, robot, _episode_path(out, task, seed)
+            )
+            for seed in _seeds(config)
+            if str(seed) not in tried
+        )
+        with tqdm(
+            total=config.per_task, initial=min(accepted, config.per_task), desc=f"record {task}", unit="demo"
+        ) as bar:
+            if accepted < config.per_task:
+                for attempt, success in run_ordered(_record_one, jobs, workers or num_workers()):
+                    tried[str(attempt.seed)] = success
+                    _write_attempts(out, attempts)
+                    accepted += success
+                    bar.update(success)
+                    if accepted == config.per_task:
+                        break
+                    if len(tried) >= 20 + 10 * config.per_task:
+                        raise RuntimeError(
+                            f"the expert succeeded in only {accepted} of {len(tried)} tries of {task}: "
+                            f"lower demonstrations.noise_rad ({config.noise_rad})"
+                        )
+        files[task] = [_episode_path(out, task, int(seed)) for seed, success in tried.items() if success]
+    return {task: paths[: config.per_task] for task, paths in files.items()}
+
+
+def count_attempts(out: Path) -> dict[str, dict[str, int]]:
+    """Task -> how many tries were made and how many were accepted."""
+    return {
+        task: {"accepted": sum(tried.values()), "attempts": len(tried)}
+        for task, tried in _read_attempts(out).items()
+    }
+
+
+def _record_one(attempt: Attempt) -> bool:
+    from robot_drivers.sim.expert import record_demonstration
+
+    demonstration = record_demonstration(
+        attempt.task,
+        attempt.seed,
+        noise_std_rad=attempt.noise_rad,
+        distribution=attempt.distribution,
+        roles=tuple(attempt.robot.cameras),
+        renderer=_renderer(attempt.task),
+    )
+    if demonstration is None:
+        return False
+    write_episode(
+        attempt.path,
+        qpos=demonstration.qpos,
+        action=demonstration.action,
+        images=demonstration.images,
+        instructions=demonstration.instructions,
+        embodiment=attempt.robot,
+    )
+    return True
+
+
+@functools.cache
+def _renderer(task: str):  # noqa: ANN202 - robot_drivers.sim.render.Renderer, imported in the worker only
+    from robot_drivers.sim.render import make_renderer
+    from robot_drivers.sim.scene import load_scene
+    from robot_drivers.sim.tasks import TASKS
+
+    return make_renderer(load_scene(TASKS[task].scene).model)
+
+
+def _episode_path(out: Path, task: str, seed: int) -> Path:
+    return out / task / f"seed_{seed}.hdf5"
+
+
+def _seeds(config: DemonstrationConfig) -> Iterator[int]:
+    yield from range(config.seed * SEEDS_PER_RUN, (config.seed + 1) * SEEDS_PER_RUN)
+
+
+def _read_attempts(out: Path) -> dict[str, dict[str, bool]]:
+    path = out / ATTEMPTS_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _write_attempts(out: Path, attempts: dict[str, dict[str, bool]]) -> None:
+    with atomic_file(out / ATTEMPTS_FILE) as temporary:
+        temporary.write_text(json.dumps(attempts), encoding="utf-8")

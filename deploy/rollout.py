@@ -1,0 +1,157 @@
+"""Many simulated robots side by side, each driven by the loop that drives a real one.
+
+Per control tick and robot: the state into the loop, a picture only when the loop asks for an observation, a
+command out of it through the limits, one step of physics. Observations that fall due in the same tick share one
+pass of the network, which takes no simulated time.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.types import Observation
+from deploy.engine import InferenceEngine
+from deploy.loop import ControlLoop, LoopSettings
+from deploy.video import write_video
+from robot_drivers.bimanual import Bimanual
+from robot_drivers.errors import RobotError
+from robot_drivers.sim.expert import EPISODE_TICKS
+from robot_drivers.sim.render import Renderer, make_renderer
+from robot_drivers.sim.robot import SimArm, SimRobot
+from robot_drivers.sim.scene import CONTROL_HZ, SIDES, load_scene
+from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
+
+VIDEO_SIZE = (240, 320)  # height, width
+VIDEO_CAMERA = "angle"
+VIDEO_FPS = 12.5
+MAX_CALLS = 1024  # network passes of one episode, an upper bound: keys of the sampling noise do not meet
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One episode to run."""
+
+    environment: str
+    task: str  # what counts as success; for the control, any task of the environment
+    instruction: str  # what the policy is told
+    phrasing: str  # trained | held_out | control
+    seed: int  # of the scene
+    video: Path | None = None  # folder for a video
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened."""
+
+    trial: Trial
+    did: tuple[str, ...]  # tasks of the environment that are strictly done at the end
+    benchmark_success: bool  # the benchmark's full reward was reached at some time
+    first_touch: str | None  # arm that first touched an object
+    fault: str | None  # why the guard gave up, if it did
+    limited_ticks: int  # commands that a limit changed
+
+    @property
+    def success(self) -> bool:
+        """Strict success of what was asked for."""
+        return self.trial.task in self.did
+
+
+def run_trials(engine: InferenceEngine, trials: Sequence[Trial], settings: LoopSettings) -> list[Outcome]:
+    """Run all trials in lockstep and judge them."""
+    episodes = [_Episode(engine.robot, trial, settings) for trial in trials]
+    for _ in range(EPISODE_TICKS):
+        requests = [(episode, observation) for episode in episodes if (observation := episode.observe()) is not None]
+        if requests:
+            chunks = engine.predict_batch(
+                [observation for _, observation in requests], [episode.next_noise_key() for episode, _ in requests]
+            )
+            for (episode, _), chunk in zip(requests, chunks, strict=True):
+                episode.loop.deliver(chunk, episode.sim.now_ns)
+        for episode in episodes:
+            episode.act()
+    return [episode.finish() for episode in episodes]
+
+
+class _Episode:
+    """One simulated robot with its loop, its limits and its camera."""
+
+    def __init__(self, robot: Embodiment, trial: Trial, settings: LoopSettings) -> None:
+        environment = lookup(ENVIRONMENTS, trial.environment)
+        self.trial = trial
+        self.tasks = environment.tasks
+        self.roles = tuple(robot.cameras)
+        scene = TASKS[trial.task].scene
+        self.sim = SimRobot(
+            trial.task, trial.seed, distribution=environment.distribution, renderer=_policy_renderer(scene)
+        )
+        self.body = Bimanual(robot, {side: SimArm(self.sim, side) for side in SIDES}, rate_hz=CONTROL_HZ)
+        self.loop = ControlLoop(robot, trial.instruction, settings)
+        self.loop.start()
+        self.fault: str | None = None
+        self.limited_ticks = 0
+        self._num_calls = 0
+        self._frames: list[np.ndarray] = []
+
+    def observe(self) -> Observation | None:
+        """Feed the loop; an observation if the network is wanted now."""
+        now = self.sim.now_ns
+        native, stamp = self.body.state()
+        self.loop.push_state(native, stamp, now)
+        if self.trial.video and self.sim.ticks % round(CONTROL_HZ / VIDEO_FPS) == 0:
+            self._frames.append(_video_renderer(self.sim.task.scene).render(self.sim.data, VIDEO_CAMERA))
+        if self.fault or not self.loop.wants_observation(now):
+            return None
+        for role in self.roles:
+            self.loop.push_frame(self.sim.frame(role), now)
+        answer = self.loop.observation(now)
+        return answer if isinstance(answer, Observation) else None
+
+    def act(self) -> None:
+        """One tick of the loop, through the limits, into the physics. A fault ends in holding."""
+        tick = self.loop.tick(self.sim.now_ns)
+        try:
+            if tick.positions is None or self.fault:
+                self.body.hold()
+            else:
+                self.limited_ticks += bool(self.body.command(tick.positions, tick.stamp_ns))
+        except RobotError as error:
+            self.fault = self.fault or str(error)
+        self.sim.step()
+
+    def next_noise_key(self) -> int:
+        self._num_calls += 1
+        return self.trial.seed * MAX_CALLS + self._num_calls
+
+    def finish(self) -> Outcome:
+        """Judge the episode, and write its video if one was asked for."""
+        positions = {name: pose[:3] for name, pose in self.sim.object_poses().items()}
+        did = tuple(name for name in self.tasks if TASKS[name].strict_success(self.sim.contacts, positions))
+        outcome = Outcome(
+            trial=self.trial,
+            did=did,
+            benchmark_success=self.sim.highest_reward == 4,
+            first_touch=self.sim.first_touch,
+            fault=self.fault,
+            limited_ticks=self.limited_ticks,
+        )
+        if self.trial.video:
+            verdict = "success" if outcome.success else "failure"
+            name = f"{self.trial.task}_{self.trial.seed}_{verdict}.mp4"
+            write_video(self.trial.video / name, self._frames, VIDEO_FPS)
+        return outcome
+
+
+@functools.cache
+def _policy_renderer(scene: str) -> Renderer:
+    return make_renderer(load_scene(scene).model)
+
+
+@functools.cache
+def _video_renderer(scene: str) -> Renderer:
+    return make_renderer(load_scene(scene).model, *VIDEO_SIZE)
