@@ -11,7 +11,7 @@ from data_pipeline.schema.registry import check_keys, find_config, load_attribut
 
 def test_a_typo_is_answered_with_the_nearest_name():
     assert "did you mean 'rate_hz'?" in unknown_name("key", "rate", ["rate_hz", "name"])
-    with pytest.raises(ValueError, match="robot: unknown key 'nam'.*'name'"):
+    with pytest.raises(ValueError, match=r"robot: unknown key 'nam'.*'name'"):
         check_keys("robot", {"nam": 1}, ["rate_hz", "name"])
 
 
@@ -29,5 +29,5 @@ def test_shipped_configs_are_found_by_name_and_by_path():
 def test_a_missing_config_names_the_nearest():
     with pytest.raises(FileNotFoundError, match="did you mean 'sim_bimanual'"):
         find_config("robots", "sim_bimanul")
-    with pytest.raises(FileNotFoundError, match="no file nowhere/robot.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"no file nowhere/robot\.yaml"):
         find_config("robots", "nowhere/robot.yaml")

@@ -54,7 +54,7 @@ EPISODE = Episode(
         (OBSERVATION, {"control_hz": 0.0}, "control_hz must be positive"),
         (CHUNK, {"actions": np.zeros((0, NUM_SLOTS), np.float32)}, "is empty"),
         (CHUNK, {"actions": np.ones((2, NUM_SLOTS), np.float32)}, "masked slots"),
-        (CHUNK, {"actions": np.tile(VECTOR * np.inf, (2, 1))}, "not finite"),
+        (CHUNK, {"actions": np.where(MASK, np.float32(np.inf), 0)[None].astype(np.float32)}, "not finite"),
         (CHUNK, {"rate_hz": 0.0}, "rate_hz must be positive"),
         (EPISODE, {"actions": np.tile(VECTOR, (4, 1))}, "actions must be float32 of shape"),
         (EPISODE, {"images": {"external": np.zeros((4, 4, 6, 3), np.uint8)}}, "4 frames for 5 steps"),
