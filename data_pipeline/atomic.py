@@ -1,8 +1,8 @@
 """Files and folders that are there whole or not at all.
 
 Everything is written under a temporary name in the target's own folder, synced to the disk and then renamed.
-An exception of any kind, an interrupt too, leaves the target as it was and no temporary file. A killed process
-leaves its temporary behind: `remove_leftovers` clears those.
+An exception of any kind, an interrupt too, leaves the target as it was and no temporary file. Only a killed
+process leaves its temporary behind: `remove_leftovers` clears those.
 """
 
 from __future__ import annotations
