@@ -20,9 +20,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_pipeline.schema.layout import NUM_SLOTS, SLOT_NAMES, slot_index
+from data_pipeline.schema.layout import NUM_SLOTS, SLOT_NAMES, SLOT_UNITS, slot_index
 from data_pipeline.schema.registry import check_keys, read_yaml
-from data_pipeline.schema.types import CAMERA_ROLES
+from data_pipeline.schema.types import CAMERA_ROLES, check_action_offset
 
 Kind = Literal["state", "action"]
 SIDES = ("left", "right")
@@ -91,9 +91,7 @@ class Embodiment:
     arms: Mapping[str, Arm]  # side -> arm
     cameras: Mapping[str, Camera] = field(default_factory=dict)  # role -> camera
     control: Literal["joint", "eef"] = "joint"
-    action_offset_steps: int = (
-        0  # action[t] is meant for step t + this (0: a command at t, 1: the next state)
-    )
+    action_offset_steps: int = 0  # action[t] is meant for step t + this; 1 where it is the next state
     compat: str | None = None  # a named deviation of published code that this robot's data needs
 
     def __post_init__(self) -> None:
@@ -145,9 +143,10 @@ class Embodiment:
 
     @cached_property
     def slots(self) -> np.ndarray:
-        """Slot of each native entry, int64 (num_native,)."""
-        slots = [slot for arm in self.arms.values() for slot in _arm_slots(arm)]
-        return np.array(slots, dtype=np.int64)
+        """Slot of each native entry, int64 (num_native,), read-only."""
+        slots = np.array([slot for arm in self.arms.values() for slot in _arm_slots(arm)], dtype=np.int64)
+        slots.flags.writeable = False
+        return slots
 
     @cached_property
     def mask(self) -> np.ndarray:
@@ -236,15 +235,29 @@ def _fields_of(cls: type, where: str, raw: Any) -> dict[str, Any]:
 
 
 def _pair(where: str, value: Any) -> tuple[float, float]:
-    try:
-        low, high = (float(v) for v in value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{where} must be two numbers, got {value!r}") from None
-    return low, high
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f"{where} must be two numbers, got {value!r}")
+    low, high = value
+    return _number(where, low), _number(where, high)
+
+
+def _number(where: str, value: Any) -> float:
+    """A float. YAML reads `1e3` as text and `yes` as a truth value: both are refused by name."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        hint = " (YAML wants a dot and a sign in exponents: 1.0e+3)" if isinstance(value, str) else ""
+        raise ValueError(f"{where} must be a number, got {value!r}{hint}")
+    return float(value)
+
+
+def _positive(where: str, value: Any) -> None:
+    if not _number(where, value) > 0:
+        raise ValueError(f"{where} must be positive, got {value}")
 
 
 def _arm(side: str, raw: Any) -> Arm:
     values = _fields_of(Arm, f"arms.{side}", raw)
+    if not isinstance(values["joints"], (list, tuple)):
+        raise ValueError(f"arms.{side}.joints must be a list of joints, got {values['joints']!r}")
     joints = []
     for i, entry in enumerate(values["joints"]):
         joint = _fields_of(Joint, f"arms.{side}.joints[{i}]", entry)
@@ -262,7 +275,8 @@ def _arm(side: str, raw: Any) -> Arm:
 
 
 def _plain(row: Joint | Gripper | Camera) -> dict[str, Any]:
-    values = {f.name: getattr(row, f.name) for f in fields(row)}
+    """The row as a mapping of plain types, without what equals its default (so no infinity meets JSON)."""
+    values = {f.name: getattr(row, f.name) for f in fields(row) if getattr(row, f.name) != f.default}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
@@ -271,34 +285,52 @@ def _check(robot: Embodiment) -> None:
         raise ValueError(f"arms must be one or both of {list(SIDES)}, got {list(robot.arms)}")
     if set(robot.cameras) - set(CAMERA_ROLES):
         raise ValueError(f"cameras must be among {list(CAMERA_ROLES)}, got {list(robot.cameras)}")
-    if not robot.rate_hz > 0:
-        raise ValueError(f"rate_hz must be positive, got {robot.rate_hz}")
+    _positive("rate_hz", robot.rate_hz)
     if robot.control not in ("joint", "eef"):
         raise ValueError(f"control must be joint or eef, got {robot.control!r}")
+    check_action_offset("action_offset_steps", robot.action_offset_steps)
+    for role, camera in robot.cameras.items():
+        if _number(f"cameras.{role}.latency_s", camera.latency_s) < 0:
+            raise ValueError(f"cameras.{role}.latency_s must not be negative, got {camera.latency_s}")
     taken: dict[int, str] = {}
     for side, arm in robot.arms.items():
-        for joint in arm.joints:
-            where = f"arms.{side}.joints {joint.name!r}"
-            if joint.unit not in UNITS:
-                raise ValueError(f"{where}: unit must be one of {list(UNITS)}, got {joint.unit!r}")
-            if joint.sign not in (1, -1):
-                raise ValueError(f"{where}: sign must be 1 or -1, got {joint.sign!r}")
-            if not joint.limits[0] < joint.limits[1]:
-                raise ValueError(
-                    f"{where}: limits must be [low, high] with low < high, got {list(joint.limits)}"
-                )
-            if not (joint.velocity_limit > 0 and joint.acceleration_limit > 0):
-                raise ValueError(f"{where}: velocity_limit and acceleration_limit must be positive")
+        _check_arm(side, arm)
+        slots = [(f"arms.{side}.joints {joint.name!r}", joint.slot) for joint in arm.joints]
         if arm.gripper:
-            for key in ("state_range", "action_range"):
-                low, high = getattr(arm.gripper, key)
-                if low == high or not (math.isfinite(low) and math.isfinite(high)):
-                    raise ValueError(
-                        f"arms.{side}.gripper.{key} must be two different numbers, got {[low, high]}"
-                    )
-        for name, slot in zip(arm.names, _arm_slots(arm), strict=True):
+            slots.append((f"arms.{side}.gripper", arm.gripper.slot))
+        for where, name in slots:
+            try:
+                slot = slot_index(name)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
+            if SLOT_UNITS[slot] == "reserved":
+                raise ValueError(f"{where}: slot {name!r} is reserved: it is always 0 and masked")
             if slot in taken:
+                raise ValueError(f"slot {SLOT_NAMES[slot]!r} is used twice: by {taken[slot]} and by {where}")
+            taken[slot] = where
+
+
+def _check_arm(side: str, arm: Arm) -> None:
+    if arm.num_entries == 0:
+        raise ValueError(f"arms.{side} has neither joints nor a gripper")
+    twice = [name for i, name in enumerate(arm.names) if name in arm.names[:i]]
+    if twice:
+        raise ValueError(f"arms.{side} names {twice[0]!r} twice")
+    for joint in arm.joints:
+        where = f"arms.{side}.joints {joint.name!r}"
+        if joint.unit not in UNITS:
+            raise ValueError(f"{where}: unit must be one of {list(UNITS)}, got {joint.unit!r}")
+        if joint.sign not in (1, -1):
+            raise ValueError(f"{where}: sign must be 1 or -1, got {joint.sign!r}")
+        if not joint.limits[0] < joint.limits[1]:
+            raise ValueError(f"{where}: limits must be [low, high] with low < high, got {list(joint.limits)}")
+        _positive(f"{where}: velocity_limit", joint.velocity_limit)
+        _positive(f"{where}: acceleration_limit", joint.acceleration_limit)
+    if arm.gripper:
+        _positive(f"arms.{side}.gripper.velocity_limit", arm.gripper.velocity_limit)
+        for key in ("state_range", "action_range"):
+            closed, opened = getattr(arm.gripper, key)
+            if closed == opened or not (math.isfinite(closed) and math.isfinite(opened)):
                 raise ValueError(
-                    f"slot {SLOT_NAMES[slot]!r} is used twice: by {taken[slot]} and by {side} {name}"
+                    f"arms.{side}.gripper.{key} must be two different numbers, got {[closed, opened]}"
                 )
-            taken[slot] = f"{side} {name}"

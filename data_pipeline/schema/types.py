@@ -24,6 +24,12 @@ def _freeze(array: np.ndarray) -> np.ndarray:
     return view
 
 
+def check_action_offset(name: str, value: object) -> None:
+    """A command is meant for its own step or a later one; a negative offset would command the past."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{name} must be a whole number of steps, 0 or more, got {value!r}")
+
+
 def _check_array(
     owner: str, name: str, value: np.ndarray, dtype: type, shape: tuple[int | None, ...]
 ) -> None:
@@ -47,14 +53,13 @@ def _check_roles(owner: str, name: str, roles: Mapping[str, object]) -> None:
 
 
 def _check_finite_where(owner: str, name: str, values: np.ndarray, mask: np.ndarray) -> None:
+    leading = tuple(range(values.ndim - 1))
     if not np.isfinite(values).all():
-        rows = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(values.ndim - 1))))
-        raise ValueError(f"{owner}.{name} is not finite in slots {rows.tolist()}")
-    stray = np.any(values != 0, axis=tuple(range(values.ndim - 1))) & ~mask
-    if stray.any():
-        raise ValueError(
-            f"{owner}.{name} has values in masked slots {np.flatnonzero(stray).tolist()}: they must be 0"
-        )
+        slots = np.flatnonzero(~np.isfinite(values).all(axis=leading))
+        raise ValueError(f"{owner}.{name} is not finite in slots {slots.tolist()}")
+    if values[..., ~mask].any():
+        stray = np.flatnonzero(np.any(values != 0, axis=leading) & ~mask)
+        raise ValueError(f"{owner}.{name} has values in masked slots {stray.tolist()}: they must be 0")
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,7 @@ class Observation:
     instruction: str
     control_hz: float  # rate of the action chunk that is asked for
     stamp_ns: int  # time of `state`
-    image_stamps_ns: Mapping[str, np.ndarray] = field(
-        default_factory=dict
-    )  # role -> int64 (frames,); may be empty
+    image_stamps_ns: Mapping[str, np.ndarray] = field(default_factory=dict)  # role -> int64 (frames,), or {}
 
     def __post_init__(self) -> None:
         owner = "Observation"
@@ -90,6 +93,11 @@ class Observation:
         for role, frames in self.images.items():
             _check_array(owner, f"images[{role!r}]", frames, np.uint8, (None, None, None, 3))
             _check_array(owner, f"image_masks[{role!r}]", self.image_masks[role], np.bool_, (len(frames),))
+        if set(self.image_stamps_ns) - set(self.images):
+            raise ValueError(
+                f"{owner}: image_stamps_ns {sorted(self.image_stamps_ns)} has roles without images "
+                f"{sorted(self.images)}"
+            )
         for role, stamps in self.image_stamps_ns.items():
             _check_array(owner, f"image_stamps_ns[{role!r}]", stamps, np.int64, (len(self.images[role]),))
         if not self.control_hz > 0:
@@ -130,8 +138,8 @@ class ActionChunk:
 
     @property
     def end_ns(self) -> int:
-        """Time of the last action."""
-        return self.start_ns + (self.horizon - 1) * self.step_ns
+        """Time of the last action; rounded once, so that it does not drift with the horizon."""
+        return self.start_ns + round((self.horizon - 1) * 1e9 / self.rate_hz)
 
 
 @dataclass(frozen=True)
@@ -173,6 +181,7 @@ class Episode:
             raise ValueError(f"{owner} has no instruction: give at least one phrasing")
         if not self.rate_hz > 0:
             raise ValueError(f"{owner}.rate_hz must be positive, got {self.rate_hz}")
+        check_action_offset(f"{owner}.action_offset_steps", self.action_offset_steps)
 
     @property
     def num_steps(self) -> int:

@@ -165,8 +165,8 @@ def _unreadable(file: Path, error: Exception) -> str:
     foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
     if foreign:
         return (
-            f"{file} holds a Python object of {foreign[1]} besides tensors; it is not unpickled, because that "
-            "could run code. If you trust the file, rewrite it once: "
+            f"{file} holds a Python object of {foreign[1]} besides tensors; it is not unpickled, because "
+            "that could run code. If you trust the file, rewrite it once: "
             "torch.save(torch.load(file, weights_only=False)['module'], new_file)"
         )
     reason = str(error).strip().splitlines() or [type(error).__name__]

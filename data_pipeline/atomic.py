@@ -1,0 +1,148 @@
+"""Files and folders that are there whole or not at all.
+
+Everything is written under a temporary name in the target's own folder, synced to the disk and then renamed.
+An exception of any kind, an interrupt too, leaves the target as it was and no temporary file. Only a killed
+process leaves its temporary behind: `remove_leftovers` clears those.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_SUFFIX = ".tmp"
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: free some space or choose another place",
+    errno.EDQUOT: "the disk quota is used up: free some space or choose another place",
+    errno.EROFS: "the file system is read-only: choose another place",
+    errno.EACCES: "the folder must be writable: change its permissions or choose another place",
+    errno.EPERM: "the folder must be writable: change its permissions or choose another place",
+    errno.ENOTDIR: "a part of the path is a file where a folder was expected: choose another place",
+    errno.EEXIST: "a part of the path is a file where a folder was expected: choose another place",
+    errno.ENAMETOOLONG: "the name is too long for this file system: choose a shorter one",
+}
+
+
+class WriteError(OSError):
+    """Something could not be written; the message says what, why and what to do. The target is as it was."""
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary file name with the same ending, for a library that writes by name; renamed on success.
+
+    Missing parent folders are made. Raises `WriteError` for a full disk or a folder that cannot be written.
+    """
+    path = Path(path)
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary_name(path)
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
+    """An empty temporary folder to fill; renamed to `path` on success.
+
+    An existing `path` is an error, unless `replace`: the old folder then steps aside just before the rename
+    (two renames, so a reader may for an instant find neither) and is deleted after it.
+    """
+    path = Path(path)
+    if path.exists() and not replace:
+        raise FileExistsError(f"{path} exists already: choose another name or remove it")
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary, aside = _temporary_name(path), _temporary_name(path)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for inner in [*temporary.rglob("*"), temporary]:
+                _sync(inner)
+            if path.exists():
+                path.replace(aside)
+            try:
+                temporary.replace(path)
+            except BaseException:
+                if aside.exists():
+                    aside.replace(path)
+                raise
+            _sync(path.parent)
+        finally:
+            for leftover in (temporary, aside):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: str | Path, content: str) -> None:
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Plain types as indented JSON; not-a-number and infinity are errors, since other readers refuse them."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def remove_leftovers(folder: str | Path) -> list[Path]:
+    """Delete what killed writers left in `folder`; only for its single writer. Returns what was deleted."""
+    leftovers = sorted(p for p in Path(folder).glob(".*" + _SUFFIX + "*") if is_temporary(p))
+    for path in leftovers:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return leftovers
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether this is a name that this module gives to unfinished files and folders."""
+    stem, mark, token = path.name.removesuffix(path.suffix).rpartition(_SUFFIX + "-")
+    return bool(mark) and stem.startswith(".") and len(token) == 8
+
+
+def _temporary_name(path: Path) -> Path:
+    # the ending stays last: some libraries choose the format by it, numpy appends its own when it differs
+    return path.with_name(f".{path.name}{_SUFFIX}-{secrets.token_hex(4)}{path.suffix}")
+
+
+def _sync(path: Path) -> None:
+    """Ask the disk to keep a file's content, or a folder's list of names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _related(touched: Path, target: Path) -> bool:
+    """Whether a refused path belongs to the target: beside it, below it, or one of its parents."""
+    return touched.is_relative_to(target.parent) or target.is_relative_to(touched)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into one message; every other exception passes unchanged."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        foreign = error.filename is not None and not _related(Path(os.fsdecode(error.filename)), path)
+        if error.errno not in _ADVICE or foreign:
+            raise
+        reason = os.strerror(error.errno)
+        raise WriteError(error.errno, f"cannot write {path}: {reason}; {_ADVICE[error.errno]}") from error

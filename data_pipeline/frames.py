@@ -1,0 +1,83 @@
+"""Camera frames kept as JPEG and decoded when asked for: the form in which stores and recordings hold them.
+
+Frames are RGB uint8 (height, width, 3) on both sides of the coder. Serving codes its pictures here too: a
+policy then sees the same artefacts that it was trained on.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+Colour = Literal["rgb", "bgr"]
+"""Channel order that a standard decoder returns; bgr where a recorder gave RGB arrays to a BGR encoder."""
+
+JPEG_QUALITY = 95
+_END_MARKER = b"\xff\xd9"
+
+
+def encode_jpeg(frame: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
+    """RGB uint8 (height, width, 3) -> a standard JPEG, colour at full resolution.
+
+    Small pictures lose coloured objects of a few pixels to the usual halved colour resolution.
+    """
+    check_frame(frame)
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "JPEG", quality=quality, subsampling="4:4:4")
+    return buffer.getvalue()
+
+
+def decode_jpeg(encoded: bytes, colour: Colour = "rgb") -> np.ndarray:
+    """JPEG (trailing NUL padding allowed) -> RGB uint8 (height, width, 3).
+
+    Raises `ValueError` for a picture that is cut short, which some decoders return half grey without a word.
+    """
+    encoded = encoded.rstrip(b"\0")
+    if not encoded.endswith(_END_MARKER):
+        raise ValueError(f"a JPEG of {len(encoded)} bytes has no end marker: it is cut short or no JPEG")
+    try:
+        with Image.open(io.BytesIO(encoded)) as picture:
+            frame = np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"a JPEG of {len(encoded)} bytes cannot be decoded: {error}") from None
+    return frame if colour == "rgb" else np.ascontiguousarray(frame[..., ::-1])
+
+
+def check_frame(frame: np.ndarray) -> None:
+    if not (
+        isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
+    ):
+        got = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise ValueError(f"a frame must be uint8 of shape (height, width, 3), got {got}")
+
+
+class JpegFrames(Sequence[np.ndarray]):
+    """Frames of one camera, decoded one at a time when indexed."""
+
+    def __init__(self, encoded: Sequence[bytes], colour: Colour = "rgb", name: str = "frames") -> None:
+        self.encoded = encoded
+        self.colour = colour
+        self.name = name  # what an error calls it: file and camera
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def __getitem__(self, step: int) -> np.ndarray:  # type: ignore[override]  # one frame, no slices
+        try:
+            return decode_jpeg(self.encoded[step], self.colour)
+        except ValueError as error:
+            raise ValueError(f"{self.name}, frame {step}: {error}") from None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[step] for step in range(len(self)))
+
+
+def encode_frames(frames: Sequence[np.ndarray], quality: int = JPEG_QUALITY) -> JpegFrames:
+    """Frames as JPEG. Those that are JPEG already keep their bytes: a second coding would cost quality."""
+    if isinstance(frames, JpegFrames):
+        return frames
+    return JpegFrames([encode_jpeg(frame, quality) for frame in frames])

@@ -1,0 +1,188 @@
+"""An arm that cannot be commanded past its limits.
+
+The guard owns the driver: every command goes through the row of limits, and whatever is not a sound command
+in time ends in holding. Holding means: brake at the joints' acceleration limit, then repeat the last
+set-point, torque on.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from data_pipeline.schema.embodiment import Embodiment
+from robot_drivers.arm import Arm
+from robot_drivers.errors import ArmFaultError, CommandError, DriverError
+from robot_drivers.limits.bounds import Bounds
+from robot_drivers.limits.chain import LimitSettings, build_limits
+from robot_drivers.limits.limit import Change, Motion
+from robot_drivers.types import ArmCommand, ArmState
+
+HOLDING = "holding its last set-point, torque on"
+UNKNOWN = "in an unknown state: use the emergency stop"
+GAP_PERIODS = 2
+"""After this many periods without a command the arm has come to rest at its last set-point."""
+
+
+class GuardedArm:
+    """One arm behind its limits. Command it once every `1 / rate_hz` seconds.
+
+    A command that comes later than that may still move no farther than in one period, and one that comes
+    sooner moves less: the limits hold under jitter, too.
+    """
+
+    def __init__(
+        self, arm: Arm, bounds: Bounds, settings: LimitSettings | None = None, rate_hz: float = 50.0
+    ) -> None:
+        if not rate_hz > 0:
+            raise ValueError(f"rate_hz must be positive, got {rate_hz}")
+        self._arm = arm
+        self._bounds = bounds
+        self._settings = settings or LimitSettings()
+        self._period_ns = round(1e9 / rate_hz)
+        self.reset()
+
+    @classmethod
+    def of(
+        cls,
+        robot: Embodiment,
+        side: str,
+        arm: Arm,
+        settings: LimitSettings | None = None,
+        rate_hz: float = 50.0,
+    ) -> GuardedArm:
+        """Guard one arm with the limits in the robot's YAML."""
+        return cls(arm, Bounds.of(robot, side), settings, rate_hz)
+
+    @property
+    def fault(self) -> str | None:
+        """Why the arm takes no command; `None` while it does."""
+        return self._fault
+
+    @property
+    def set_point(self) -> np.ndarray | None:
+        """What the arm has been told last, in SI units; `None` before the first command."""
+        return self._sent
+
+    def state(self) -> ArmState:
+        """Measured positions. Raises `DriverError`, with the arm holding, when the driver raises."""
+        try:
+            return self._arm.state()
+        except Exception as error:
+            raise self._driver_failed("state", error) from error
+
+    def command(self, command: ArmCommand) -> tuple[Change, ...]:
+        """Send the nearest safe command. The report is empty if and only if it was sent as it came.
+
+        A verdict "hold" in the report means that the arm brakes instead this time. Raises `ArmFaultError`
+        when a limit gives up, and on every call after that until `reset()`; the arm then holds.
+        """
+        if self._fault is not None:
+            self.hold()
+            raise ArmFaultError(self._fault, self._arm_now())
+        if command.positions.shape != self._measured.shape:
+            self.hold()
+            raise CommandError(
+                f"a command for {list(self._bounds.names)} has {self._measured.size} positions, "
+                f"got shape {command.positions.shape}",
+                self._arm_now(),
+            )
+        state = self.state()
+        if np.isfinite(state.positions).all():  # else the last one that was grows old
+            self._measured, self._measured_ns = self._bounds.as_command(state.positions), state.stamp_ns
+        motion = self._motion(command)
+        positions, changes = command.positions, []
+        for limit in self._limits:
+            positions, change = limit.apply(positions, motion)
+            if change is None:
+                continue
+            changes.append(change)
+            if change.verdict != "limited":
+                if change.verdict == "fault":
+                    self._fault = f"limit {change.limit!r} gave up ({change.amount:.3g})" + (
+                        f" on {self._bounds.describe(change.entries)}" if change.entries else ""
+                    )
+                self.hold()
+                if self._fault is not None:
+                    raise ArmFaultError(self._fault, self._arm_now())
+                return tuple(changes)
+        self._wanted = command.positions
+        self._send(positions, (positions - motion.sent) / motion.dt_s, command.stamp_ns)
+        return tuple(changes)
+
+    def hold(self) -> None:
+        """Brake and stay. Call it every period while the arm shall hold. Allowed at any time."""
+        if self._sent is None:
+            self._driver_hold()
+            return
+        period_s = self._period_ns * 1e-9
+        slower = np.maximum(np.abs(self._velocity) - self._bounds.acceleration * period_s, 0.0)
+        velocity = np.copysign(slower, self._velocity)
+        positions = self._sent + velocity * period_s
+        self._wanted = positions
+        self._send(positions, velocity, self._sent_ns + self._period_ns)
+
+    def reset(self) -> None:
+        """Forget faults and set-points: the next command is limited from the measured position."""
+        count = self._bounds.num_entries
+        self._limits = build_limits(self._bounds, self._settings)
+        self._fault: str | None = None
+        self._sent: np.ndarray | None = None
+        self._sent_ns = 0
+        self._velocity = np.zeros(count)
+        self._wanted = np.zeros(count)  # the last command before any limit
+        self._measured = np.zeros(count)
+        self._measured_ns: int | None = None
+
+    def close(self) -> None:
+        """Hold, then let go of the driver."""
+        try:
+            self.hold()
+        finally:
+            self._arm.close()
+
+    def _motion(self, command: ArmCommand) -> Motion:
+        age_ns = math.inf if self._measured_ns is None else command.stamp_ns - self._measured_ns
+        age_s = age_ns * 1e-9
+        if self._sent is None:
+            start = self._measured
+            return Motion(
+                start, self._velocity, command.positions, start, start, age_s, self._period_ns * 1e-9
+            )
+        elapsed_ns = command.stamp_ns - self._sent_ns
+        if elapsed_ns > GAP_PERIODS * self._period_ns:
+            self._velocity = np.zeros_like(self._velocity)
+            self._wanted = self._sent
+        dt_s = min(elapsed_ns, self._period_ns) * 1e-9
+        return Motion(
+            self._sent, self._velocity, command.positions, self._wanted, self._measured, age_s, dt_s
+        )
+
+    def _send(self, positions: np.ndarray, velocity: np.ndarray, stamp_ns: int) -> None:
+        try:
+            self._arm.command(ArmCommand(positions, stamp_ns))
+        except Exception as error:
+            raise self._driver_failed("command", error) from error
+        self._sent, self._velocity, self._sent_ns = positions, velocity, stamp_ns
+
+    def _driver_hold(self) -> None:
+        try:
+            self._arm.hold()
+        except Exception as error:
+            self._fault = f"the driver raised in hold(): {error!r}"
+            raise DriverError(self._fault, UNKNOWN) from error
+
+    def _driver_failed(self, method: str, error: Exception) -> DriverError:
+        """Latch the fault and ask the driver to hold, so that the error can say what the arm does."""
+        self._fault = f"the driver raised in {method}(): {error!r}"
+        self._velocity = np.zeros_like(self._velocity)
+        self._sent = None  # from here on holding is the driver's own hold
+        try:
+            self._arm.hold()
+        except Exception:
+            return DriverError(self._fault, UNKNOWN)
+        return DriverError(self._fault, HOLDING)
+
+    def _arm_now(self) -> str:
+        return "braking to a stand" if self._velocity.any() else HOLDING

@@ -1,0 +1,52 @@
+"""pytest tests/data_pipeline/test_frames.py"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from data_pipeline.frames import JpegFrames, decode_jpeg, encode_frames, encode_jpeg
+
+
+def test_coding_keeps_the_picture(pictures):
+    frame = pictures(1)[0]
+    decoded = decode_jpeg(encode_jpeg(frame))
+    assert decoded.shape == frame.shape and decoded.dtype == np.uint8
+    assert np.abs(decoded.astype(int) - frame).max() <= 4
+
+
+def test_small_coloured_objects_keep_their_colour():
+    frame = np.full((16, 16, 3), 60, np.uint8)
+    frame[6:9, 6:9] = (220, 20, 20)
+    assert np.abs(decode_jpeg(encode_jpeg(frame)).astype(int) - frame)[7, 7].max() <= 12
+
+
+def test_bgr_reverses_what_the_decoder_returns(pictures):
+    encoded = encode_jpeg(pictures(1)[0])
+    np.testing.assert_array_equal(decode_jpeg(encoded, "bgr"), decode_jpeg(encoded)[..., ::-1])
+
+
+def test_nul_padding_is_allowed(pictures):
+    encoded = encode_jpeg(pictures(1)[0])
+    np.testing.assert_array_equal(decode_jpeg(encoded + bytes(50)), decode_jpeg(encoded))
+
+
+@pytest.mark.parametrize("damage", [lambda j: j[: len(j) // 2], lambda j: b"", lambda j: j[:100] + j[-2:]])
+def test_a_cut_picture_is_an_error_that_names_the_frame(pictures, damage):
+    encoded = [encode_jpeg(frame) for frame in pictures(3)]
+    encoded[1] = damage(encoded[1])
+    frames = JpegFrames(encoded, name="demo.hdf5: cam_high")
+    assert frames[0].shape == frames[-1].shape
+    with pytest.raises(ValueError, match=r"demo\.hdf5: cam_high, frame 1: a JPEG of \d+ bytes"):
+        frames[1]
+
+
+def test_coded_frames_are_not_coded_again(pictures):
+    frames = encode_frames(pictures(2))
+    assert encode_frames(frames) is frames and len(list(frames)) == len(frames) == 2
+
+
+@pytest.mark.parametrize("frame", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), [[0]]])
+def test_other_arrays_are_refused(frame):
+    with pytest.raises(ValueError, match="a frame must be uint8"):
+        encode_jpeg(frame)
