@@ -17,12 +17,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_pipeline.atomic import atomic_file
+from data_pipeline.atomic import write_json
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.sources.hdf5 import write_episode
 from deploy.workers import num_workers, run_ordered
 from rdt.train.config import DemonstrationConfig
-from robot_drivers.sim.tasks import ENVIRONMENTS, lookup
+from robot_drivers.sim.expert import record_demonstration
+from robot_drivers.sim.render import Renderer, make_renderer
+from robot_drivers.sim.scene import load_scene
+from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
 SEEDS_PER_RUN = 100_000
 """Recording seed s tries scenes s * SEEDS_PER_RUN, s * SEEDS_PER_RUN + 1, ..."""
@@ -69,7 +72,7 @@ def record_demonstrations(
             if accepted < config.per_task:
                 for attempt, success in run_ordered(_record_one, jobs, workers or num_workers()):
                     tried[str(attempt.seed)] = success
-                    _write_attempts(out, attempts)
+                    write_json(out / ATTEMPTS_FILE, attempts)
                     accepted += success
                     bar.update(success)
                     if accepted == config.per_task:
@@ -92,8 +95,6 @@ def count_attempts(out: Path) -> dict[str, dict[str, int]]:
 
 
 def _record_one(attempt: Attempt) -> bool:
-    from robot_drivers.sim.expert import record_demonstration
-
     demonstration = record_demonstration(
         attempt.task,
         attempt.seed,
@@ -116,11 +117,7 @@ def _record_one(attempt: Attempt) -> bool:
 
 
 @functools.cache
-def _renderer(task: str):  # noqa: ANN202 - robot_drivers.sim.render.Renderer, imported in the worker only
-    from robot_drivers.sim.render import make_renderer
-    from robot_drivers.sim.scene import load_scene
-    from robot_drivers.sim.tasks import TASKS
-
+def _renderer(task: str) -> Renderer:
     return make_renderer(load_scene(TASKS[task].scene).model)
 
 
@@ -135,8 +132,3 @@ def _seeds(config: DemonstrationConfig) -> Iterator[int]:
 def _read_attempts(out: Path) -> dict[str, dict[str, bool]]:
     path = out / ATTEMPTS_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _write_attempts(out: Path, attempts: dict[str, dict[str, bool]]) -> None:
-    with atomic_file(out / ATTEMPTS_FILE) as temporary:
-        temporary.write_text(json.dumps(attempts), encoding="utf-8")

@@ -25,6 +25,8 @@ from rdt.batch import Condition, ObservationBatch
 from rdt.encoders.text import TEXT_ENCODERS
 from rdt.encoders.vision import VISION_ENCODERS
 
+Kind = Literal["state", "action"]
+
 BACKGROUND = 127
 """Colour of a missing picture and of padding: int(255 * 0.5) (spec rdt.md section 6.1)."""
 
@@ -55,19 +57,20 @@ class Scaling(nn.Module):
             self.register_buffer(f"{kind}_center", torch.zeros(NUM_SLOTS))
             self.register_buffer(f"{kind}_half_range", torch.ones(NUM_SLOTS))
 
-    def fit_min_max(self, kind: Literal["state", "action"], low: np.ndarray, high: np.ndarray) -> None:
-        """Map [low, high] of each slot, both (128,), to [-1, 1]; slots that are not finite keep the identity."""
-        low, high = torch.as_tensor(low), torch.as_tensor(high)
-        seen = torch.isfinite(low) & torch.isfinite(high)
-        half = ((high - low) / 2).clamp(min=MIN_RANGE / 2)
-        getattr(self, f"{kind}_center").copy_(torch.where(seen, (high + low) / 2, 0.0))
-        getattr(self, f"{kind}_half_range").copy_(torch.where(seen, half, 1.0))
+    def fit_min_max(self, kind: Kind, low: np.ndarray, high: np.ndarray, seen: np.ndarray) -> None:
+        """Map [low, high] of each slot, all (128,), to [-1, 1]; slots that are not `seen` keep the identity."""
+        low, high, seen = torch.as_tensor(low), torch.as_tensor(high), torch.as_tensor(seen)
+        half_range = ((high - low) / 2).clamp(min=MIN_RANGE / 2)
+        self.get_buffer(f"{kind}_center").copy_(torch.where(seen, (high + low) / 2, 0.0))
+        self.get_buffer(f"{kind}_half_range").copy_(torch.where(seen, half_range, 1.0))
 
-    def scale(self, kind: str, values: Tensor, mask: Tensor) -> Tensor:
-        return (values - getattr(self, f"{kind}_center")) / getattr(self, f"{kind}_half_range") * mask
+    def scale(self, kind: Kind, values: Tensor, mask: Tensor) -> Tensor:
+        """(..., 128) in unified units -> the network's space."""
+        return (values - self.get_buffer(f"{kind}_center")) / self.get_buffer(f"{kind}_half_range") * mask
 
-    def unscale(self, kind: str, values: Tensor, mask: Tensor) -> Tensor:
-        return (values * getattr(self, f"{kind}_half_range") + getattr(self, f"{kind}_center")) * mask
+    def unscale(self, kind: Kind, values: Tensor, mask: Tensor) -> Tensor:
+        """The inverse of `scale` on the slots of the mask."""
+        return (values * self.get_buffer(f"{kind}_half_range") + self.get_buffer(f"{kind}_center")) * mask
 
 
 class ConditionEncoder(nn.Module):

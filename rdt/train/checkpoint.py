@@ -48,7 +48,7 @@ def save_checkpoint(
     trainer_state: dict[str, Any],
 ) -> None:
     """Write a checkpoint folder, replacing an older one only once the new one is complete."""
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, replace=True) as temporary:
         save_released(model.policy, temporary)
         tensors = {name: t.detach().cpu().contiguous() for name, t in model.condition.state_dict().items()}
         save_file(tensors, temporary / "condition.safetensors")
