@@ -21,9 +21,10 @@ from deploy.loop import ControlLoop, LoopSettings
 from deploy.video import write_video
 from robot_drivers.bimanual import Bimanual
 from robot_drivers.errors import RobotError
+from robot_drivers.sim.arm import SimArm
 from robot_drivers.sim.expert import EPISODE_TICKS
 from robot_drivers.sim.render import Renderer, make_renderer
-from robot_drivers.sim.robot import SimArm, SimRobot
+from robot_drivers.sim.robot import SimRobot
 from robot_drivers.sim.scene import CONTROL_HZ, SIDES, load_scene
 from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
