@@ -216,15 +216,15 @@ class ActionBuffer:
         self, rows: np.ndarray, first_ns: int, step_ns: int, anchor_ns: int, start: np.ndarray
     ) -> Plan:
         times = [first_ns + i * step_ns for i in range(len(rows))]
-        before = self._plan
-        blended = self._handover == "blend" and before is not None
-        if blended:
-            before.forget_before(anchor_ns)
+        blended = self._plan if self._handover == "blend" else None
+        if blended is not None:
+            blended.forget_before(anchor_ns)
         else:
             times, rows = [anchor_ns, *times], np.concatenate((start[None], rows))
         slopes = None
         if self._interpolation == "cubic":
-            start_slope = None if blended or before is None else before.velocity(anchor_ns)
+            begun = None if blended is not None else self._plan
+            start_slope = None if begun is None else begun.velocity(anchor_ns)
             slopes = monotone_slopes((np.array(times) - times[0]) * 1e-9, rows, start_slope)
         return Plan(
             times,
@@ -232,7 +232,7 @@ class ActionBuffer:
             self._deceleration,
             slopes=slopes,
             straight=self._bounds.grippers,
-            before=before if blended else None,
+            before=blended,
             blend_ns=round(self._blend_steps * step_ns),
             blend_from_ns=anchor_ns,
         )

@@ -94,6 +94,14 @@ class Tick(NamedTuple):
 class ControlLoop:
     """One robot's tick. Start it with `start()`; until then, and whenever in doubt, it holds."""
 
+    _set_point: np.ndarray | None  # the last positions that were given out
+    _target_ns: int  # and the time that they, or a hold in their place, were meant for
+    _pending_ns: int | None  # stamp of the observation that is being answered
+    _asked_ns: int  # when it was asked for
+    _num_rejected: int  # in a row
+    _was_running: bool  # there has been a plan
+    _braking: bool  # it has ended
+
     def __init__(
         self, robot: Embodiment, instruction: str = "", settings: LoopSettings | None = None
     ) -> None:
@@ -275,9 +283,9 @@ class ControlLoop:
     def _forget(self) -> None:
         """No plan, no set-point, no request on its way."""
         self._actions.clear()
-        self._set_point: np.ndarray | None = None
+        self._set_point = None
         self._target_ns = 0
-        self._pending_ns: int | None = None  # stamp of the observation that is being answered
+        self._pending_ns = None
         self._asked_ns = 0
         self._num_rejected = 0
         self._was_running = False

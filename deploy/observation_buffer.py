@@ -113,14 +113,15 @@ class ObservationBuffer:
         `control_hz` is the rate of the chunk that is asked for, by default the robot's own.
         """
         control_hz = self._robot.rate_hz if control_hz is None else control_hz
-        if self.state_age_s(now_ns) * 1e9 > self._hard_state_ns:
+        newest_ns = self._newest_state_ns()
+        if newest_ns is None or now_ns - newest_ns > self._hard_state_ns:
             return Stale("state", self.state_age_s(now_ns))
         ages = {role: now_ns - f[-1].stamp_ns if f else math.inf for role, f in self._frames.items()}
         for role, age in ages.items():
             if age > self._hard_camera_ns and self._robot.cameras[role].required:
                 return Stale(role, age * 1e-9)
         live = [self._frames[r][-1].stamp_ns for r, age in ages.items() if age <= self._soft_camera_ns]
-        reference_ns = min(live, default=self._newest_state_ns())
+        reference_ns = min(live, default=newest_ns)
 
         images, masks, stamps = {}, {}, {}
         step_ns = round(1e9 / control_hz)

@@ -16,7 +16,7 @@ from robot_drivers.arm import Arm
 from robot_drivers.errors import ArmFaultError, CommandError, DriverError
 from robot_drivers.limits.bounds import Bounds
 from robot_drivers.limits.chain import LimitSettings, build_limits
-from robot_drivers.limits.limit import Change, Motion
+from robot_drivers.limits.limit import Change, Limit, Motion
 from robot_drivers.types import ArmCommand, ArmState
 
 HOLDING = "holding its last set-point, torque on"
@@ -31,6 +31,15 @@ class GuardedArm:
     A command that comes later than that may still move no farther than in one period, and one that comes
     sooner moves less: the limits hold under jitter, too.
     """
+
+    _limits: tuple[Limit, ...]
+    _fault: str | None
+    _sent: np.ndarray | None  # the last set-point, its velocity and the time it is meant for
+    _velocity: np.ndarray
+    _sent_ns: int
+    _wanted: np.ndarray  # the last command before any limit
+    _measured: np.ndarray  # the last finite measurement, in command units
+    _measured_ns: int | None
 
     def __init__(
         self, arm: Arm, bounds: Bounds, settings: LimitSettings | None = None, rate_hz: float = 50.0
@@ -68,9 +77,14 @@ class GuardedArm:
     def state(self) -> ArmState:
         """Measured positions. Raises `DriverError`, with the arm holding, when the driver raises."""
         try:
-            return self._arm.state()
+            state = self._arm.state()
         except Exception as error:
-            raise self._driver_failed("state", error) from error
+            raise self._driver_failed(f"the driver raised in state(): {error!r}") from error
+        if state.positions.shape != self._measured.shape:
+            raise self._driver_failed(
+                f"the driver measured {state.positions.shape} positions for {list(self._bounds.names)}"
+            )
+        return state
 
     def command(self, command: ArmCommand) -> tuple[Change, ...]:
         """Send the nearest safe command. The report is empty if and only if it was sent as it came.
@@ -91,8 +105,9 @@ class GuardedArm:
         state = self.state()
         if np.isfinite(state.positions).all():  # else the last one that was grows old
             self._measured, self._measured_ns = self._bounds.as_command(state.positions), state.stamp_ns
-        motion = self._motion(command)
-        positions, changes = command.positions, []
+        wanted = command.positions.copy()  # the caller may write into its own again
+        motion = self._motion(wanted, command.stamp_ns)
+        positions, changes = wanted, []
         for limit in self._limits:
             positions, change = limit.apply(positions, motion)
             if change is None:
@@ -103,37 +118,26 @@ class GuardedArm:
                     self._fault = f"limit {change.limit!r} gave up ({change.amount:.3g})" + (
                         f" on {self._bounds.describe(change.entries)}" if change.entries else ""
                     )
-                self.hold()
+                if motion.dt_s > 0:  # else it is not newer than what the arm has: nothing is sent
+                    self._brake(command.stamp_ns)
                 if self._fault is not None:
                     raise ArmFaultError(self._fault, self._arm_now())
                 return tuple(changes)
-        self._wanted = command.positions
+        self._wanted = wanted
         self._send(positions, (positions - motion.sent) / motion.dt_s, command.stamp_ns)
         return tuple(changes)
 
     def hold(self) -> None:
         """Brake and stay. Call it every period while the arm shall hold. Allowed at any time."""
-        if self._sent is None:
-            self._driver_hold()
-            return
-        period_s = self._period_ns * 1e-9
-        slower = np.maximum(np.abs(self._velocity) - self._bounds.acceleration * period_s, 0.0)
-        velocity = np.copysign(slower, self._velocity)
-        positions = self._sent + velocity * period_s
-        self._wanted = positions
-        self._send(positions, velocity, self._sent_ns + self._period_ns)
+        self._brake(self._sent_ns + self._period_ns if self._velocity.any() else self._sent_ns)
 
     def reset(self) -> None:
         """Forget faults and set-points: the next command is limited from the measured position."""
-        count = self._bounds.num_entries
+        rest = np.zeros(self._bounds.num_entries)
         self._limits = build_limits(self._bounds, self._settings)
-        self._fault: str | None = None
-        self._sent: np.ndarray | None = None
-        self._sent_ns = 0
-        self._velocity = np.zeros(count)
-        self._wanted = np.zeros(count)  # the last command before any limit
-        self._measured = np.zeros(count)
-        self._measured_ns: int | None = None
+        self._fault = None
+        self._sent, self._velocity, self._sent_ns = None, rest, 0
+        self._wanted, self._measured, self._measured_ns = rest, rest, None
 
     def close(self) -> None:
         """Hold, then let go of the driver."""
@@ -142,28 +146,35 @@ class GuardedArm:
         finally:
             self._arm.close()
 
-    def _motion(self, command: ArmCommand) -> Motion:
-        age_ns = math.inf if self._measured_ns is None else command.stamp_ns - self._measured_ns
-        age_s = age_ns * 1e-9
+    def _motion(self, wanted: np.ndarray, stamp_ns: int) -> Motion:
+        age_s = math.inf if self._measured_ns is None else (stamp_ns - self._measured_ns) * 1e-9
         if self._sent is None:
-            start = self._measured
-            return Motion(
-                start, self._velocity, command.positions, start, start, age_s, self._period_ns * 1e-9
-            )
-        elapsed_ns = command.stamp_ns - self._sent_ns
+            start, period_s = self._measured, self._period_ns * 1e-9
+            return Motion(start, self._velocity, wanted, start, start, age_s, period_s)
+        elapsed_ns = stamp_ns - self._sent_ns
         if elapsed_ns > GAP_PERIODS * self._period_ns:
             self._velocity = np.zeros_like(self._velocity)
             self._wanted = self._sent
         dt_s = min(elapsed_ns, self._period_ns) * 1e-9
-        return Motion(
-            self._sent, self._velocity, command.positions, self._wanted, self._measured, age_s, dt_s
-        )
+        return Motion(self._sent, self._velocity, wanted, self._wanted, self._measured, age_s, dt_s)
+
+    def _brake(self, stamp_ns: int) -> None:
+        """One period of braking at the joints' limit; at rest, the last set-point again."""
+        if self._sent is None:
+            self._driver_hold()
+            return
+        period_s = self._period_ns * 1e-9
+        slower = np.maximum(np.abs(self._velocity) - self._bounds.acceleration * period_s, 0.0)
+        velocity = np.copysign(slower, self._velocity)
+        positions = self._sent + velocity * period_s
+        self._wanted = positions
+        self._send(positions, velocity, stamp_ns)
 
     def _send(self, positions: np.ndarray, velocity: np.ndarray, stamp_ns: int) -> None:
         try:
             self._arm.command(ArmCommand(positions, stamp_ns))
         except Exception as error:
-            raise self._driver_failed("command", error) from error
+            raise self._driver_failed(f"the driver raised in command(): {error!r}") from error
         self._sent, self._velocity, self._sent_ns = positions, velocity, stamp_ns
 
     def _driver_hold(self) -> None:
@@ -173,16 +184,16 @@ class GuardedArm:
             self._fault = f"the driver raised in hold(): {error!r}"
             raise DriverError(self._fault, UNKNOWN) from error
 
-    def _driver_failed(self, method: str, error: Exception) -> DriverError:
+    def _driver_failed(self, what: str) -> DriverError:
         """Latch the fault and ask the driver to hold, so that the error can say what the arm does."""
-        self._fault = f"the driver raised in {method}(): {error!r}"
+        self._fault = what
         self._velocity = np.zeros_like(self._velocity)
         self._sent = None  # from here on holding is the driver's own hold
         try:
             self._arm.hold()
         except Exception:
-            return DriverError(self._fault, UNKNOWN)
-        return DriverError(self._fault, HOLDING)
+            return DriverError(what, UNKNOWN)
+        return DriverError(what, HOLDING)
 
     def _arm_now(self) -> str:
         return "braking to a stand" if self._velocity.any() else HOLDING

@@ -41,10 +41,10 @@ class Bounds:
                 rows.append((f"{name}_gripper", *span, speed, np.inf, True, gain, a0 - s0 * gain, 1))
         if not rows:
             raise ValueError(f"robot {robot.name!r} has arms {list(robot.arms)}, not {side!r}")
-        names, *columns = zip(*rows, strict=True)
-        low, high, velocity, acceleration, grippers, gain, offset, unit = map(np.array, columns)
-        floats = (np.asarray(a, dtype=np.float64) for a in (low, high, velocity, acceleration))
-        return cls(names, *floats, grippers, *(np.asarray(a, dtype=np.float64) for a in (gain, offset, unit)))
+        names = tuple(row[0] for row in rows)
+        numbers = np.array([row[1:] for row in rows], dtype=np.float64).T
+        low, high, velocity, acceleration, grippers, gain, offset, unit = numbers
+        return cls(names, low, high, velocity, acceleration, grippers.astype(bool), gain, offset, unit)
 
     @property
     def num_entries(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from robot_drivers.limits.limit import Change, Motion
+from robot_drivers.limits.limit import Change, Motion, Verdict
 
 
 class FiniteLimit:
@@ -22,6 +22,6 @@ class FiniteLimit:
             self._in_a_row = 0
             return positions, None
         self._in_a_row += 1
-        verdict = "fault" if self._in_a_row >= self._fault_after else "hold"
+        verdict: Verdict = "fault" if self._in_a_row >= self._fault_after else "hold"
         entries = tuple(np.flatnonzero(~finite).tolist())
         return positions, Change(self.name, entries, float(self._in_a_row), verdict)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from robot_drivers.limits.limit import Change, Motion
@@ -10,8 +12,8 @@ from robot_drivers.limits.limit import Change, Motion
 class StalenessLimit:
     """Hold on a state that is too old or a command that is out of order; fault when the state stays away.
 
-    `amount` is the age of the state in s. It is counted up to the time that the command is meant for, which
-    is one period of the loop more than up to now.
+    `amount` is the age of the state in s, inf before the first one, which is waited for. Age is counted up to
+    the time that the command is meant for: one period of the loop more than up to now.
     """
 
     name = "staleness"
@@ -28,4 +30,5 @@ class StalenessLimit:
         age = motion.state_age_s
         if age <= self._hold_after_s and motion.dt_s > 0:
             return positions, None
-        return positions, Change(self.name, (), age, "fault" if age > self._fault_after_s else "hold")
+        lost = self._fault_after_s < age < math.inf
+        return positions, Change(self.name, (), age, "fault" if lost else "hold")
