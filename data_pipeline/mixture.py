@@ -22,7 +22,7 @@ from typing import NamedTuple
 from data_pipeline.randomness import sample_rng
 from data_pipeline.sampling import make_sample
 from data_pipeline.schema.types import Episode, Sample
-from data_pipeline.storage import EpisodeStore
+from data_pipeline.storage import EpisodeSelection, EpisodeStore
 
 _BLOCK = 4096  # indices that are shuffled together before the interleave, so that no rank sees a pattern
 _MASK64 = 2**64 - 1
@@ -92,7 +92,7 @@ class SampleStream:
 
     def __init__(
         self,
-        stores: Sequence[EpisodeStore],
+        stores: Sequence[EpisodeStore | EpisodeSelection],
         *,
         seed: int,
         horizon: int,

@@ -165,6 +165,41 @@ class EpisodeStore(Sequence[Episode]):
         return self.path / "episodes" / f"{index:06d}.npz"
 
 
+class EpisodeSelection(Sequence[Episode]):
+    """Some episodes of a store, read like a store: a training or a held-out part."""
+
+    def __init__(self, store: EpisodeStore, indices: Sequence[int]) -> None:
+        self.store = store
+        self.indices = tuple(indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Episode:  # type: ignore[override]  # one episode, no slices
+        return self.store[self.indices[index]]
+
+    @property
+    def episode_lengths(self) -> tuple[int, ...]:
+        lengths = self.store.episode_lengths
+        return tuple(lengths[i] for i in self.indices)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Memory that `decoded` would take for its pictures, if all episodes of the store are alike."""
+        return self.store.decoded_bytes * sum(self.episode_lengths) // max(sum(self.store.episode_lengths), 1)
+
+    def decoded(self) -> list[Episode]:
+        """The episodes with their pictures decoded into read-only arrays."""
+        return [_decode(episode) for episode in self]
+
+
+def split_held_out(store: EpisodeStore, every: int) -> tuple[EpisodeSelection, EpisodeSelection]:
+    """(training part, held-out part): the last episode of each stride of `every` is held out; 0: none."""
+    held_out = range(every - 1, len(store), every) if every else range(0)
+    training = [i for i in range(len(store)) if i not in held_out]
+    return EpisodeSelection(store, training), EpisodeSelection(store, held_out)
+
+
 @contextmanager
 def _shard_contents(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
     """The members of a shard, read when indexed; damage of any kind becomes one `ValueError`."""

@@ -21,14 +21,13 @@ from torch import Tensor, nn
 from data_pipeline.schema.layout import NUM_SLOTS
 from data_pipeline.schema.registry import load_attribute
 from data_pipeline.schema.types import CAMERA_ROLES, Observation
+from data_pipeline.transforms.dropout import Conditions
+from data_pipeline.transforms.images import BACKGROUND
 from rdt.batch import Condition, ObservationBatch
 from rdt.encoders.text import TEXT_ENCODERS
 from rdt.encoders.vision import VISION_ENCODERS
 
 Kind = Literal["state", "action"]
-
-BACKGROUND = 127
-"""Colour of a missing picture and of padding: int(255 * 0.5) (spec rdt.md section 6.1)."""
 
 MIN_RANGE = 0.1
 """Narrowest slot range in unified units that `min_max` uses: a joint that stood still is not blown up."""
@@ -48,7 +47,8 @@ class ConditionConfig:
 class Scaling(nn.Module):
     """Slot-wise affine map to the network's space, `(x - center) / half_range`; the identity until fitted.
 
-    State and action have ranges of their own. Slots outside the mask stay 0 in both directions.
+    State and action have ranges of their own. Slots outside the mask pass `scale` as they are, 0 where the robot
+    has none, and are 0 after `unscale`.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,8 @@ class Scaling(nn.Module):
 
     def scale(self, kind: Kind, values: Tensor, mask: Tensor) -> Tensor:
         """(..., 128) in unified units -> the network's space."""
-        return (values - self.get_buffer(f"{kind}_center")) / self.get_buffer(f"{kind}_half_range") * mask
+        scaled = (values - self.get_buffer(f"{kind}_center")) / self.get_buffer(f"{kind}_half_range")
+        return torch.where(mask.bool(), scaled, values)
 
     def unscale(self, kind: Kind, values: Tensor, mask: Tensor) -> Tensor:
         """The inverse of `scale` on the slots of the mask."""
@@ -101,8 +102,8 @@ class ConditionEncoder(nn.Module):
         self.vision = vision_class(token_dim=img_token_dim, tokens_per_image=img_cond_len // num_images)
         self.scaling = Scaling()
 
-    def collate(self, observations: Sequence[Observation]) -> ObservationBatch:
-        """Observations -> CPU tensors. Missing cameras and frames are masked; pictures must have one size."""
+    def collate(self, observations: Sequence[Observation | Conditions]) -> ObservationBatch:
+        """What robots see, or what training leaves of it, -> CPU tensors; missing pictures become background."""
         size = self.vision.image_size
         images = np.full((len(observations), self.num_images, size, size, 3), BACKGROUND, dtype=np.uint8)
         image_mask = np.zeros((len(observations), self.num_images), dtype=bool)

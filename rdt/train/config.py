@@ -14,19 +14,9 @@ from typing import Any, get_type_hints
 import yaml
 
 from data_pipeline.schema.registry import check_keys, read_yaml
+from data_pipeline.transforms.dropout import DropoutRates
 from rdt.encoders.condition import ConditionConfig
 from rdt.train.optim import OptimConfig
-
-
-@dataclass(frozen=True)
-class DropoutConfig:
-    """Probability with which a training sample hides each part of its condition (spec rdt.md section 10)."""
-
-    state: float = 0.1  # replaced by the data set's mean
-    slot_mask: float = 0.1  # all zeros
-    image: float = 0.1  # each picture on its own
-    instruction: float = 0.1  # the empty sentence
-    control_hz: float = 0.1  # 0
 
 
 @dataclass(frozen=True)
@@ -35,11 +25,11 @@ class DataConfig:
 
     stores: tuple[str, ...] = ()  # native stores; filled in by the command that made them
     batch_size: int = 32
-    held_out_episodes: int = 0  # last episodes of each store, kept for validation
+    held_out_every: int = 0  # every so many-th episode of a store is kept for validation; 0: none
     start_fraction: float = 0.0  # share of samples drawn from the first `start_steps` steps of an episode
-    start_steps: int = 0
+    start_steps: int = 6
     random_shift_px: int = 0  # pictures are shifted by up to this many pixels
-    dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    dropout: DropoutRates = field(default_factory=DropoutRates)  # what a sample's condition hides
 
 
 @dataclass(frozen=True)
