@@ -5,7 +5,7 @@ Run: pytest tests/deploy/test_interpolate.py
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.interpolate import brake, hermite, lerp, monotone_slopes, smoothstep, stopping_time
@@ -19,6 +19,7 @@ def curve(times, rows, slopes, t):
     return hermite(rows[i], rows[i + 1], slopes[i], slopes[i + 1], width, (t - times[i]) / width)
 
 
+@settings(deadline=None)
 @given(knots)
 def test_the_cubic_passes_its_knots_smoothly_and_never_overshoots(steps):
     times = np.cumsum([width for width, _ in steps])
@@ -56,6 +57,7 @@ def test_smoothstep_is_flat_outside():
     assert [smoothstep(x) for x in (-1.0, 0.0, 0.5, 1.0, 2.0)] == [0, 0, 0.5, 1, 1]
 
 
+@settings(deadline=None)
 @given(st.floats(-3, 3), st.floats(0.5, 20))
 def test_braking_comes_to_rest_after_v_squared_over_2a(velocity, deceleration):
     v, a = np.array([velocity]), np.array([deceleration])
