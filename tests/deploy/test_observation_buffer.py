@@ -29,7 +29,7 @@ def filled(until_ms=200, **options):
     buffer = ObservationBuffer(ROBOT, **options)
     for ms in range(0, until_ms + 1, 5):
         buffer.push_state(HOME + np.eye(14)[0] * ms * 1e-3, ms * MS, ms * MS)
-    for role in ROBOT.cameras:
+    for role in options.get("cameras", ROBOT.cameras):
         for ms in range(0, until_ms + 1, 20):
             buffer.push_frame(frame(role, ms), ms * MS)
     return buffer
@@ -138,6 +138,19 @@ def test_old_future_and_broken_data_is_refused_and_counted():
     assert not buffer.push_frame(frame("external", 300), now_ns)
     assert buffer.refused == 5
     assert buffer.push_state(HOME, 205 * MS, now_ns)
+
+
+def test_a_state_of_another_robot_is_an_error_that_names_the_order():
+    with pytest.raises(ValueError, match=r"14 native entries.*\(13,\).*left_waist"):
+        ObservationBuffer(ROBOT).push_state(HOME[:13], 0, 0)
+
+
+def test_a_camera_that_changes_its_size_loses_its_history_only():
+    buffer = filled(history=2, cameras=["external"])
+    buffer.push_frame(CameraFrame("external", np.ones((8, 8, 3), dtype=np.uint8), 210 * MS), 210 * MS)
+    seen = buffer.observation(210 * MS, "", control_hz=12.5)
+    assert seen.images["external"].shape == (2, 8, 8, 3)
+    assert not seen.image_masks["external"][0]
 
 
 def test_only_the_cameras_of_the_policy_count():
