@@ -100,7 +100,7 @@ class ControlLoop:
     _asked_ns: int  # when it was asked for
     _num_rejected: int  # in a row
     _was_running: bool  # there has been a plan
-    _braking: bool  # it has ended
+    _ended: bool  # and it is over
 
     def __init__(
         self, robot: Embodiment, instruction: str = "", settings: LoopSettings | None = None
@@ -187,7 +187,7 @@ class ControlLoop:
         splice = self._actions.splice(chunk, now_ns, anchor_ns, set_point)
         if splice.outcome == "accepted":
             self.counters.chunks += 1
-            self.counters.late += self._braking
+            self.counters.late += self._ended
             self._num_rejected = 0
             self._was_running = True
         elif splice.outcome == "overrun":
@@ -243,7 +243,7 @@ class ControlLoop:
         if age_s > self._hold_after_s:
             why = str(Stale("state", age_s))
             self._actions.clear()
-            self._was_running = False
+            self._was_running = self._ended = False
             if self._fault_after_s < age_s < math.inf:
                 self.fault(why)
             elif self.mode is Mode.STOPPING:
@@ -256,14 +256,14 @@ class ControlLoop:
                 self.mode = Mode.HOLD
                 return None, self.why
             return target.positions, self.why
-        if target is None:
-            return None, "plan exhausted" if self._was_running else "no plan yet"
-        if not target.braking:
-            self._braking = False
+        if target is not None and not target.braking:
+            self._ended = False
             return target.positions, "run"
-        self.counters.exhausted += not self._braking
-        self._braking = True
-        return target.positions, "plan exhausted"
+        if not self._was_running:
+            return None, "no plan yet"
+        self.counters.exhausted += not self._ended
+        self._ended = True
+        return None if target is None else target.positions, "plan exhausted"
 
     def _delay_steps(self) -> int:
         """Steps from an observation to its chunk: the largest of the last ten."""
@@ -289,4 +289,4 @@ class ControlLoop:
         self._asked_ns = 0
         self._num_rejected = 0
         self._was_running = False
-        self._braking = False
+        self._ended = False

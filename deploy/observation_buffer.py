@@ -75,6 +75,11 @@ class ObservationBuffer:
 
     def push_state(self, native: np.ndarray, stamp_ns: int, now_ns: int) -> bool:
         """Take a measured native vector; False, and counted, if it is old, from the future or not finite."""
+        if native.shape != self._states.shape[1:]:
+            raise ValueError(
+                f"robot {self._robot.name!r} has {self._robot.num_native} native entries, got a state of "
+                f"shape {native.shape}: the order is {list(self._robot.native_names)}"
+            )
         newest = self._newest_state_ns()
         late = newest is not None and stamp_ns <= newest
         if late or stamp_ns > now_ns + FUTURE_NS or not np.isfinite(native).all():
@@ -165,18 +170,19 @@ class ObservationBuffer:
         """Images (history, height, width, 3), mask and stamps (history,), oldest first.
 
         The newest place takes the frame nearest the reference time; the places before it stay empty when no
-        frame lies within half a step of theirs.
+        frame lies within half a step of theirs, and so does any whose frame has another size.
         """
+        wanted_ns = [reference_ns - k * step_ns for k in reversed(range(self._history))]
+        nearest = [min(frames, key=lambda f: abs(f.stamp_ns - t), default=None) for t in wanted_ns]
+        shape = self._image_shape(role) if nearest[-1] is None else nearest[-1].image.shape
+        images = np.zeros((self._history, *shape), dtype=np.uint8)
         masks = np.zeros(self._history, dtype=bool)
         stamps = np.zeros(self._history, dtype=np.int64)
-        images = np.zeros((self._history, *self._image_shape(role)), dtype=np.uint8)
-        for place in range(self._history):
-            wanted_ns = reference_ns - (self._history - 1 - place) * step_ns
-            frame = min(frames, key=lambda f: abs(f.stamp_ns - wanted_ns), default=None)
-            newest = place == self._history - 1
-            if frame is None or not (newest or abs(frame.stamp_ns - wanted_ns) <= step_ns // 2):
+        for place, frame in enumerate(nearest):
+            if frame is None or frame.image.shape != shape:
                 continue
-            images[place], masks[place], stamps[place] = frame.image, True, frame.stamp_ns
+            if place == self._history - 1 or abs(frame.stamp_ns - wanted_ns[place]) <= step_ns // 2:
+                images[place], masks[place], stamps[place] = frame.image, True, frame.stamp_ns
         return images, masks, stamps
 
     def _image_shape(self, role: str) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from robot_drivers.limits.chain import LimitSettings, build_limits
 from robot_drivers.limits.limit import Change, Limit, Motion
 from robot_drivers.types import ArmCommand, ArmState
 
-HOLDING = "holding its last set-point, torque on"
+HOLDING = "holding where it is, torque on"
 UNKNOWN = "in an unknown state: use the emergency stop"
 GAP_PERIODS = 2
 """After this many periods without a command the arm has come to rest at its last set-point."""

@@ -24,7 +24,8 @@ class JumpLimit:
         self._velocity = bounds.velocity
 
     def check(self, set_point: np.ndarray, waypoints: np.ndarray, step_s: float) -> Change | None:
-        """`set_point` (entries,) and `waypoints` (steps, entries) in SI units. None: the plan is sound."""
+        """`set_point` (entries,) and `waypoints` (steps, entries) in SI units. `None`: the plan is sound; a
+        verdict "hold": keep the plan before."""
         first = np.abs(waypoints[0] - set_point)
         between = np.abs(np.diff(waypoints, axis=0)).max(axis=0, initial=0.0)
         leaps = (first > self._first) | (between > 2 * self._velocity * step_s)

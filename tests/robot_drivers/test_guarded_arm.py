@@ -254,7 +254,7 @@ def test_a_raising_driver_ends_in_hold_and_stays_there():
     arm, guard = guarded()
     run(arm, guard, joint([0.0]))
     arm.broken = {"command"}
-    with pytest.raises(DriverError, match=r"bus gone.*holding its last set-point"):
+    with pytest.raises(DriverError, match=r"bus gone.*holding where it is"):
         run(arm, guard, joint([0.001]), 1)
     assert arm.holds == 1
     guard.hold()

@@ -114,6 +114,7 @@ def test_tracking_faults_only_after_its_duration_and_ignores_grippers():
     assert all(limit.apply(np.zeros(3), gripping)[1] is None for _ in range(30))
 
 
+@settings(deadline=None)
 @given(positions)
 def test_position_stays_inside_its_margin(wanted):
     limited, change = PositionLimit(BOUNDS, 0.1).apply(wanted, motion())
@@ -127,6 +128,7 @@ def test_a_margin_that_leaves_no_range_names_the_joint():
         PositionLimit(BOUNDS, 1.0)
 
 
+@settings(deadline=None)
 @given(positions, positions)
 def test_velocity_is_kept_and_so_is_the_direction(sent, wanted):
     limited, change = VelocityLimit(BOUNDS).apply(wanted, motion(sent))
@@ -139,6 +141,7 @@ def test_velocity_is_kept_and_so_is_the_direction(sent, wanted):
     assert step[2] == pytest.approx(np.clip(asked[2], -0.8, 0.8), abs=1e-8)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 5), st.floats(1e-4, 0.1))
 def test_reach_leaves_room_to_brake(distance, largest_change):
     step = float(reach(np.array(distance), np.array(largest_change)))
@@ -150,6 +153,7 @@ def test_reach_leaves_room_to_brake(distance, largest_change):
         assert step <= reach(np.array(max(distance, 0.0)), np.array(largest_change)) + 1e-9
 
 
+@settings(deadline=None)
 @given(positions, st.tuples(st.floats(-2, 2), st.floats(-1, 1), st.floats(-40, 40)).map(np.array))
 def test_acceleration_changes_the_step_by_no_more_than_allowed(wanted, velocity):
     state = motion((0.0, -1.0, 5.0), velocity, wanted)
