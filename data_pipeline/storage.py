@@ -175,9 +175,9 @@ def _shard_contents(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
         raise ValueError(f"{path} is missing or damaged ({error}): convert into a new store") from None
 
 
-def _shard_members(episode: Episode, source: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _shard_members(episode: Episode, source: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """An episode as named arrays, and its row of the table."""
-    members = {
+    members: dict[str, Any] = {
         "states": episode.states[:, episode.state_mask],
         "state_mask": episode.state_mask,
         "actions": episode.actions[:, episode.action_mask],
