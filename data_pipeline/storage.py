@@ -189,7 +189,10 @@ def _shard_members(episode: Episode, source: dict[str, Any]) -> tuple[dict[str, 
         members[f"jpeg_{role}"] = np.frombuffer(b"".join(jpegs.encoded), dtype=np.uint8)
         members[f"jpeg_ends_{role}"] = np.cumsum([len(jpeg) for jpeg in jpegs.encoded], dtype=np.int64)
         colours[role] = jpegs.colour
-        sizes[role] = list(jpegs[0].shape[:2])
+        shapes = {frame.shape for frame in frames}  # decodes every frame: a broken one is found now
+        if len(shapes) != 1:
+            raise ValueError(f"episode {episode.name!r}: camera {role!r} changes its size: {sorted(shapes)}")
+        sizes[role] = list(shapes.pop()[:2])
     description = {
         "name": episode.name,
         "num_steps": episode.num_steps,

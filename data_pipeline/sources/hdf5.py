@@ -14,6 +14,7 @@ depth, further cameras, and instruction files beside the episodes.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import Any
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 
-from data_pipeline.atomic import WriteError, atomic_path
+from data_pipeline.atomic import write_bytes
 from data_pipeline.frames import JPEG_QUALITY, Colour, JpegFrames, check_frame, encode_frames
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.types import CAMERA_ROLES, Episode, Frames
@@ -138,7 +139,7 @@ def write_episode(
 
     `images` is role -> RGB frames. Pictures become true-RGB JPEGs (attribute `colour` = rgb): a reader that
     decodes with OpenCV has to reverse the channels. `compress=False` writes raw arrays. Rate and action
-    offset default to the embodiment's.
+    offset default to the embodiment's. The whole file stands in memory before it is written.
     """
     vectors = {"action": action, "observations/qpos": qpos}
     if qvel is not None:
@@ -160,7 +161,8 @@ def write_episode(
     for role, frames in images.items():
         if len(frames) != num_steps:
             raise ValueError(f"images[{role!r}] has {len(frames)} frames for {num_steps} steps")
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    content = io.BytesIO()  # the HDF5 library cannot survive a full disk: it may end the process
+    with h5py.File(content, "w") as file:
         for key, values in vectors.items():
             file.create_dataset(key, data=values)
         pictures = file.require_group("observations/images")
@@ -182,6 +184,7 @@ def write_episode(
                 embodiment.action_offset_steps if action_offset_steps is None else action_offset_steps
             ),
         )
+    write_bytes(path, content.getbuffer())
 
 
 class _RawFrames(Sequence[np.ndarray]):
@@ -206,8 +209,6 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except WriteError:
-        raise
     except (OSError, KeyError, RuntimeError) as error:  # what h5py raises for damaged structures
         raise ValueError(f"{path}: cannot be read, it is cut short or not HDF5 ({error})") from None
     except ValueError as error:
