@@ -86,7 +86,7 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
+def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 

@@ -15,6 +15,7 @@ import numpy as np
 from data_pipeline.atomic import WriteError
 from data_pipeline.frames import Colour
 from data_pipeline.schema.embodiment import Embodiment, Kind
+from data_pipeline.schema.types import Episode
 from data_pipeline.sources.hdf5 import read_recording
 from data_pipeline.storage import EpisodeStore
 
@@ -48,9 +49,17 @@ def convert(
     paths = _by_name(sources)
     report = ConversionReport()
     with EpisodeStore.create(out, embodiment) as store:
+        earlier = store.sources
         for done, (name, path) in enumerate(paths.items(), start=1):
             try:
-                _convert_one(store, name, path, colour, instructions, report)
+                source = _fingerprint(path)
+                if name not in earlier:
+                    store.add(_checked_episode(name, path, embodiment, colour, instructions), source)
+                    report.converted.append(name)
+                elif earlier[name] == source:
+                    report.skipped.append(name)
+                else:
+                    raise ValueError(f"{path} has changed since it was converted: convert into a new store")
             except WriteError:
                 raise
             except (ValueError, OSError) as error:
@@ -84,27 +93,20 @@ def _by_name(sources: Sequence[str | Path]) -> dict[str, Path]:
     return paths
 
 
-def _convert_one(
-    store: EpisodeStore,
-    name: str,
-    path: Path,
-    colour: Colour,
-    instructions: Sequence[str],
-    report: ConversionReport,
-) -> None:
+def _fingerprint(path: Path) -> dict[str, str | int]:
+    """Tells a changed file from the one that was converted, without reading it."""
     stat = path.stat()
-    source = {"file": path.name, "bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
-    if name in store.sources:
-        if store.sources[name] != source:
-            raise ValueError(f"{path} has changed since it was converted: convert into a new store")
-        report.skipped.append(name)
-        return
-    recording = read_recording(path, store.embodiment, colour=colour, instructions=instructions)
+    return {"file": path.name, "bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
+
+
+def _checked_episode(
+    name: str, path: Path, embodiment: Embodiment, colour: Colour, instructions: Sequence[str]
+) -> Episode:
+    recording = read_recording(path, embodiment, colour=colour, instructions=instructions)
     try:
-        episode = replace(recording.to_episode(store.embodiment), name=name)
-        check_round_trip(store.embodiment, recording.qpos, episode.states, "state")
-        check_round_trip(store.embodiment, recording.action, episode.actions, "action")
+        episode = replace(recording.to_episode(embodiment), name=name)
+        check_round_trip(embodiment, recording.qpos, episode.states, "state")
+        check_round_trip(embodiment, recording.action, episode.actions, "action")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    store.add(episode, source)
-    report.converted.append(name)
+    return episode

@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from data_pipeline.schema.types import Frames
+
 Colour = Literal["rgb", "bgr"]
 """Channel order that a standard decoder returns; bgr where a recorder gave RGB arrays to a BGR encoder."""
 
@@ -76,7 +78,7 @@ class JpegFrames(Sequence[np.ndarray]):
         return (self[step] for step in range(len(self)))
 
 
-def encode_frames(frames: Sequence[np.ndarray], quality: int = JPEG_QUALITY) -> JpegFrames:
+def encode_frames(frames: Frames, quality: int = JPEG_QUALITY) -> JpegFrames:
     """Frames as JPEG. Those that are JPEG already keep their bytes: a second coding would cost quality."""
     if isinstance(frames, JpegFrames):
         return frames

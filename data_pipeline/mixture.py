@@ -153,7 +153,7 @@ class _Interleave:
             return streams[0][0]
         half = len(streams) // 2
         left, right = streams[:half], streams[half:]
-        share = sum(s for _, s in left) / sum(s for _, s in streams)
+        share = sum((s for _, s in left), Fraction(0)) / sum(s for _, s in streams)
         return share.numerator, share.denominator, self._build(left), self._build(right)
 
     def locate(self, n: int) -> tuple[int, int]:

@@ -210,9 +210,9 @@ def _shard_contents(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
         raise ValueError(f"{path} is missing or damaged ({error}): convert into a new store") from None
 
 
-def _shard_members(episode: Episode, source: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _shard_members(episode: Episode, source: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """An episode as named arrays, and its row of the table."""
-    members = {
+    members: dict[str, Any] = {
         "states": episode.states[:, episode.state_mask],
         "state_mask": episode.state_mask,
         "actions": episode.actions[:, episode.action_mask],
@@ -224,7 +224,10 @@ def _shard_members(episode: Episode, source: dict[str, Any]) -> tuple[dict[str, 
         members[f"jpeg_{role}"] = np.frombuffer(b"".join(jpegs.encoded), dtype=np.uint8)
         members[f"jpeg_ends_{role}"] = np.cumsum([len(jpeg) for jpeg in jpegs.encoded], dtype=np.int64)
         colours[role] = jpegs.colour
-        sizes[role] = list(jpegs[0].shape[:2])
+        shapes = {frame.shape for frame in frames}  # decodes every frame: a broken one is found now
+        if len(shapes) != 1:
+            raise ValueError(f"episode {episode.name!r}: camera {role!r} changes its size: {sorted(shapes)}")
+        sizes[role] = list(shapes.pop()[:2])
     description = {
         "name": episode.name,
         "num_steps": episode.num_steps,

@@ -110,10 +110,10 @@ class Embodiment:
     def from_dict(cls, raw: Mapping[str, Any]) -> Embodiment:
         """The same from the mapping that a robot YAML holds, as stored in a checkpoint."""
         values = _fields_of(cls, "robot", raw)
-        values["arms"] = {side: _arm(side, arm) for side, arm in dict(values["arms"]).items()}
+        values["arms"] = {side: _arm(side, arm) for side, arm in _mapping("arms", values["arms"]).items()}
         values["cameras"] = {
             role: Camera(**_fields_of(Camera, f"cameras.{role}", camera))
-            for role, camera in dict(values.get("cameras") or {}).items()
+            for role, camera in _mapping("cameras", values.get("cameras") or {}).items()
         }
         return cls(**values)
 
@@ -223,8 +223,7 @@ def _arm_slots(arm: Arm) -> list[int]:
 
 def _fields_of(cls: type, where: str, raw: Any) -> dict[str, Any]:
     """The keys of `raw` that are fields of `cls`; unknown and missing ones are errors."""
-    if not isinstance(raw, Mapping):
-        raise ValueError(f"{where} must be a mapping of keys, got {raw!r}")
+    _mapping(where, raw)
     known = {f.name: f for f in fields(cls)}
     check_keys(where, raw, known)
     required = {name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
@@ -232,6 +231,12 @@ def _fields_of(cls: type, where: str, raw: Any) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{where} lacks {missing}")
     return dict(raw)
+
+
+def _mapping(where: str, raw: Any) -> Mapping[str, Any]:
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"{where} must be a mapping of keys, got {raw!r}")
+    return raw
 
 
 def _pair(where: str, value: Any) -> tuple[float, float]:

@@ -18,6 +18,10 @@ CAMERA_ROLES = ("external", "right_wrist", "left_wrist")
 """Camera roles in the order in which the network reads them."""
 
 
+Frames = Sequence[np.ndarray] | np.ndarray
+"""Frames of one camera by step, RGB uint8 (height, width, 3) each: in memory, or decoded when indexed."""
+
+
 def _freeze(array: np.ndarray) -> np.ndarray:
     view = array.view()
     view.flags.writeable = False
@@ -146,8 +150,7 @@ class ActionChunk:
 class Episode:
     """One demonstration or rollout, all steps at one rate.
 
-    `images[role]` is anything indexable by step that gives RGB uint8 (height, width, 3): an array in memory
-    or frames decoded when asked for. `actions[t]` is the command recorded with `states[t]`, meant for step
+    `actions[t]` is the command recorded with `states[t]`, meant for step
     `t + action_offset_steps`.
     """
 
@@ -156,7 +159,7 @@ class Episode:
     state_mask: np.ndarray  # bool (128,)
     actions: np.ndarray  # float32 (steps, 128)
     action_mask: np.ndarray  # bool (128,)
-    images: Mapping[str, Sequence[np.ndarray]]  # role -> steps frames
+    images: Mapping[str, Frames]  # role -> as many frames as steps
     instructions: tuple[str, ...]  # phrasings of one task, at least one
     rate_hz: float
     action_offset_steps: int = 0

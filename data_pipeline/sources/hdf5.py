@@ -14,19 +14,20 @@ depth, further cameras, and instruction files beside the episodes.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
+import h5py  # type: ignore[import-untyped]
 import numpy as np
 
-from data_pipeline.atomic import WriteError, atomic_path
+from data_pipeline.atomic import write_bytes
 from data_pipeline.frames import JPEG_QUALITY, Colour, JpegFrames, check_frame, encode_frames
 from data_pipeline.schema.embodiment import Embodiment
-from data_pipeline.schema.types import CAMERA_ROLES, Episode
+from data_pipeline.schema.types import CAMERA_ROLES, Episode, Frames
 
 CAMERA_KEYS = {"external": "cam_high", "right_wrist": "cam_right_wrist", "left_wrist": "cam_left_wrist"}
 """Camera role -> its name in the file."""
@@ -41,7 +42,7 @@ class Recording:
     name: str
     qpos: np.ndarray  # (steps, num_native), native units
     action: np.ndarray  # (steps, num_native), native units
-    images: Mapping[str, Sequence[np.ndarray]]  # role -> steps RGB frames, read or decoded when indexed
+    images: Mapping[str, Frames]  # role -> steps RGB frames, read or decoded when indexed
     instructions: tuple[str, ...]
     rate_hz: float
     action_offset_steps: int
@@ -124,7 +125,7 @@ def write_episode(
     *,
     qpos: np.ndarray,
     action: np.ndarray,
-    images: Mapping[str, Sequence[np.ndarray]],
+    images: Mapping[str, Frames],
     instructions: Sequence[str],
     embodiment: Embodiment,
     qvel: np.ndarray | None = None,
@@ -138,7 +139,7 @@ def write_episode(
 
     `images` is role -> RGB frames. Pictures become true-RGB JPEGs (attribute `colour` = rgb): a reader that
     decodes with OpenCV has to reverse the channels. `compress=False` writes raw arrays. Rate and action
-    offset default to the embodiment's.
+    offset default to the embodiment's. The whole file stands in memory before it is written.
     """
     vectors = {"action": action, "observations/qpos": qpos}
     if qvel is not None:
@@ -160,7 +161,8 @@ def write_episode(
     for role, frames in images.items():
         if len(frames) != num_steps:
             raise ValueError(f"images[{role!r}] has {len(frames)} frames for {num_steps} steps")
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    content = io.BytesIO()  # the HDF5 library cannot survive a full disk: it may end the process
+    with h5py.File(content, "w") as file:
         for key, values in vectors.items():
             file.create_dataset(key, data=values)
         pictures = file.require_group("observations/images")
@@ -182,6 +184,7 @@ def write_episode(
                 embodiment.action_offset_steps if action_offset_steps is None else action_offset_steps
             ),
         )
+    write_bytes(path, content.getbuffer())
 
 
 class _RawFrames(Sequence[np.ndarray]):
@@ -206,8 +209,6 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except WriteError:
-        raise
     except (OSError, KeyError, RuntimeError) as error:  # what h5py raises for damaged structures
         raise ValueError(f"{path}: cannot be read, it is cut short or not HDF5 ({error})") from None
     except ValueError as error:
@@ -244,9 +245,9 @@ def _vectors(file: h5py.File, key: str, embodiment: Embodiment) -> np.ndarray:
     return array
 
 
-def _images(file: h5py.File, path: Path, num_steps: int, colour: Colour) -> dict[str, Sequence[np.ndarray]]:
+def _images(file: h5py.File, path: Path, num_steps: int, colour: Colour) -> dict[str, Frames]:
     group = file.get("observations/images", {})
-    images: dict[str, Sequence[np.ndarray]] = {}
+    images: dict[str, Frames] = {}
     for role in CAMERA_ROLES:
         name = next((name for name in np.atleast_1d(_READ_KEYS[role]) if name in group), None)
         if name is None:
@@ -295,9 +296,7 @@ def _text(value: object) -> str:
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)
 
 
-def _write_jpegs(
-    file: h5py.File, group: h5py.Group, images: Mapping[str, Sequence[np.ndarray]], quality: int
-) -> None:
+def _write_jpegs(file: h5py.File, group: h5py.Group, images: Mapping[str, Frames], quality: int) -> None:
     lengths = []
     for role in sorted(images, key=CAMERA_KEYS.__getitem__):  # the order in which HDF5 lists the keys
         jpegs = encode_frames(images[role], quality)
@@ -312,7 +311,7 @@ def _write_jpegs(
         file.create_dataset("compress_len", data=np.array(lengths, dtype=np.float32))
 
 
-def _write_raw(group: h5py.Group, key: str, frames: Sequence[np.ndarray]) -> None:
+def _write_raw(group: h5py.Group, key: str, frames: Frames) -> None:
     shape = frames[0].shape
     dataset = group.create_dataset(key, (len(frames), *shape), dtype=np.uint8, chunks=(1, *shape))
     for step, frame in enumerate(frames):

@@ -78,7 +78,7 @@ def draw_dropout(rng: np.random.Generator, rates: DropoutRates, image_history: i
 
 
 def drop_conditions(observation: Observation, dropped: Dropped, mean_state: np.ndarray) -> Conditions:
-    """The observation without what is dropped; `mean_state` (128,) is `SlotStats.mean` of the data's states."""
+    """The observation without what is dropped; `mean_state` (128,) is the mean of the data set's states."""
     mask = observation.state_mask
     state = np.where(mask, mean_state, 0).astype(np.float32) if dropped.state else observation.state
     return Conditions(

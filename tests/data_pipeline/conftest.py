@@ -6,9 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from data_pipeline.schema.embodiment import Arm, Camera, Embodiment, Gripper, Joint
 from data_pipeline.schema.types import CAMERA_ROLES, Episode
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is not a failure
+settings.load_profile("untimed")
 
 
 @pytest.fixture

@@ -1,28 +1,32 @@
 """RDT_DATA_GOLDEN_DIR=... pytest tests/data_pipeline/test_data_golden.py
 
-What the published code makes of one recording (spec rdt.md section 14.2), against ours. Asserted:
-`joints.*`, `rot.*`, and of each step the state, mask, actions, decoded frames and control frequency. The
-rest follows with the code that makes it: `randint_range`, `*_mask` and `state_std|mean|norm` with sampling
-and statistics, `pixel_values` with the image transforms, `stat.*` with the published statistics export and
-`interp.*` with the published interpolation.
+What the published code makes of one recording (spec rdt.md section 14.2), against ours: `joints.*`,
+`rot.*`, and of each step state, actions, indicator, frames, frame masks, pixel values, control frequency
+and the episode's state mean, deviation and norm. Three groups follow with the code that makes them:
+`randint_range` and `episode_sample_weights` (the cut of a still lead-in, taken from the file here),
+`stat.*` (export of the published statistics form) and `interp.*` (the published interpolation).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from data_pipeline.sampling import make_sample
 from data_pipeline.schema import rotation
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
+from data_pipeline.schema.types import CAMERA_ROLES, Episode
 from data_pipeline.sources.hdf5 import CAMERA_KEYS, read_episode
+from data_pipeline.stats import Moments
+from data_pipeline.transforms.images import BACKGROUND, pad_square, resize
 
 GOLDEN = Path(os.environ.get("RDT_DATA_GOLDEN_DIR", Path(__file__).parents[1] / "golden" / "data"))
 ROBOT = Embodiment.from_yaml(find_config("robots", "agilex_cobot_magic"))
-HORIZON = 64
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +65,66 @@ def test_rotations(expected):
     )
 
 
+def samples(expected, episode):
+    """(step, our sample, frame history) for each step of the file, the recording being cut at its lead-in."""
+    first = int(expected["randint_range"][0])
+    cut = _from_step(episode, first)
+    for step in expected["step_ids"].tolist():
+        horizon, history = len(expected[f"{step}.actions"]), len(expected[f"{step}.cam_high"])
+        yield step, make_sample(cut, step - first, horizon=horizon, image_history=history), history
+
+
+def _from_step(episode: Episode, first: int) -> Episode:
+    images = {role: np.stack(list(frames))[first:] for role, frames in episode.images.items()}
+    return dataclasses.replace(
+        episode, states=episode.states[first:], actions=episode.actions[first:], images=images
+    )
+
+
 def test_states_and_actions(expected, episode):
-    for step in expected["step_ids"]:
-        np.testing.assert_allclose(episode.states[step : step + 1], expected[f"{step}.state"], atol=1e-6)
-        np.testing.assert_array_equal(episode.state_mask, expected[f"{step}.state_indicator"])
-        rows = np.minimum(step + np.arange(HORIZON), episode.num_steps - 1)
-        np.testing.assert_allclose(episode.actions[rows], expected[f"{step}.actions"], atol=1e-6)
-        assert episode.rate_hz == expected[f"{step}.ctrl_freq"]
+    for step, sample, _ in samples(expected, episode):
+        np.testing.assert_allclose(sample.observation.state[None], expected[f"{step}.state"], atol=1e-6)
+        np.testing.assert_array_equal(sample.observation.state_mask, expected[f"{step}.state_indicator"])
+        np.testing.assert_array_equal(sample.action_chunk.mask, expected[f"{step}.state_indicator"])
+        np.testing.assert_allclose(sample.action_chunk.actions, expected[f"{step}.actions"], atol=1e-6)
+        assert sample.observation.control_hz == expected[f"{step}.ctrl_freq"]
 
 
 def test_frames(expected, episode):
-    for step in expected["step_ids"]:
+    for step, _, history in samples(expected, episode):
         for role, key in CAMERA_KEYS.items():
-            frames = np.stack([episode.images[role][max(step - 1, 0)], episode.images[role][step]])
+            steps = np.arange(step - history + 1, step + 1).clip(0)
+            frames = np.stack([episode.images[role][i] for i in steps])
             difference = frames.astype(int) - expected[f"{step}.{key}"]
             assert np.abs(difference).max() <= 2  # codecs differ by up to two levels
+
+
+def test_frame_masks(expected, episode):
+    for step, sample, _ in samples(expected, episode):
+        np.testing.assert_array_equal(
+            sample.observation.image_masks["external"], expected[f"{step}.cam_high_mask"]
+        )
+
+
+def test_pixel_values(expected, episode):
+    for step, _, _ in samples(expected, episode):
+        pixels = expected[f"{step}.pixel_values"]
+        side = pixels.shape[-1]
+        # the file's own frames, so that a codec's two levels do not hide in the tolerance of the resize
+        history = zip(*(expected[f"{step}.{CAMERA_KEYS[role]}"] for role in CAMERA_ROLES), strict=True)
+        for frames, valid in zip(history, expected[f"{step}.cam_high_mask"], strict=True):
+            ours = [
+                resize(pad_square(frame if valid else np.full_like(frame, BACKGROUND)), side, side)
+                for frame in frames
+            ]
+            normalised = (np.stack(ours).transpose(0, 3, 1, 2) / 255 - 0.5) / 0.5
+            np.testing.assert_allclose(normalised, pixels[: len(ours)], atol=1e-5)
+            pixels = pixels[len(ours) :]
+
+
+def test_episode_statistics(expected, episode):
+    stats = Moments.of(episode.states, episode.state_mask).finish()
+    for step in expected["step_ids"]:
+        np.testing.assert_allclose(stats.mean, expected[f"{step}.state_mean"], atol=1e-6)
+        np.testing.assert_allclose(stats.std, expected[f"{step}.state_std"], atol=1e-6)
+        np.testing.assert_allclose(np.hypot(stats.mean, stats.std), expected[f"{step}.state_norm"], atol=1e-6)

@@ -74,6 +74,12 @@ def test_a_name_is_added_once(store, episode):
         store.add(episode(name="e0"))
 
 
+def test_a_camera_keeps_its_size(store, episode, pictures):
+    frames = [*pictures(4), *pictures(5, height=8)]
+    with pytest.raises(ValueError, match=r"'external' changes its size: \[\(8, 24, 3\), \(16, 24, 3\)\]"):
+        store.add(episode(name="zoom", images={"external": frames}))
+
+
 def test_another_robot_needs_another_store(store, robot):
     with pytest.raises(ValueError, match="another description of robot 'tiny'"):
         EpisodeStore.create(store.path, dataclasses.replace(robot, rate_hz=50))

@@ -193,6 +193,8 @@ BROKEN = {
     "control": (_set("control", "torque"), "control must be joint or eef"),
     "offset": (_set("action_offset_steps", -1), "whole number of steps"),
     "missing driver": (_set("arms.right", {"joints": []}), r"arms.right lacks \['driver'\]"),
+    "no arms": (_set("arms", None), "arms must be a mapping"),
+    "cameras in a list": (_set("cameras", ["external"]), "cameras must be a mapping"),
     "not a mapping": (_set("arms.right", 3), "must be a mapping"),
 }
 

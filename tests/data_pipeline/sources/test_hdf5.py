@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from data_pipeline.atomic import WriteError
 from data_pipeline.frames import JpegFrames, encode_frames, encode_jpeg
 from data_pipeline.schema.types import CAMERA_ROLES
 from data_pipeline.sources.hdf5 import CAMERA_KEYS, read_episode, read_recording, write_episode
@@ -214,6 +217,16 @@ WRONG = {
 def test_a_wrong_episode_is_not_written(tmp_path, fields, change, message):
     with pytest.raises(ValueError, match=message):
         write_episode(tmp_path / "a.hdf5", **{**fields, **change})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_message_and_no_file(tmp_path, fields, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(WriteError, match="the disk is full"):
+        write_episode(tmp_path / "a.hdf5", **fields)
     assert not list(tmp_path.iterdir())
 
 
