@@ -28,7 +28,7 @@ from data_pipeline.atomic import write_bytes, write_text
 from deploy import plots
 from deploy.plots import Bar, Chunk, percent
 
-REQUIRED_KEYS = ("success_rate", "success_interval_95", "benchmark_success_rate", "tasks", "episodes")
+REQUIRED_KEYS = ("success_rate", "success_interval_95", "benchmark_success_rate", "tasks", "control", "episodes")
 PACKAGES = {"jinja2": "jinja2", "matplotlib": "matplotlib", "imageio": "imageio", "imageio_ffmpeg": "imageio-ffmpeg"}
 
 STRIP_MOMENTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # shares of the video
@@ -73,13 +73,14 @@ class Video:
 class Page:
     """What the template shows; empty parts are left out."""
 
-    report: Mapping[str, Any]
+    subtitle: list[str]
     summary: list[str]
     facts: list[tuple[str, str, str]] = field(default_factory=list)  # what, value, detail
     success_charts: list[Picture] = field(default_factory=list)
     success_columns: list[str] = field(default_factory=list)
     success_rows: list[dict[str, Any]] = field(default_factory=list)  # task, phrasings, instructions, cells
     control: list[tuple[str, str]] = field(default_factory=list)  # task, how often it was done
+    control_told: str = ""
     strips: list[tuple[Video, list[Picture]]] = field(default_factory=list)
     players: list[tuple[Video, Picture]] = field(default_factory=list)
     more_videos: list[Video] = field(default_factory=list)
@@ -120,13 +121,15 @@ def write_report(run: Path) -> Path:
         notes.append(
             f"In {report['faults']} episodes the guard gave up and the robot held still; they count as they ended."
         )
-    page = Page(report, _summary(report), _facts(report), notes=notes)
-    _add_success(page)
-    _add_videos(page, run / "rollouts")
+    seed = "" if report.get("seed") is None else f"seed {report['seed']}"
+    subtitle = [part for part in (report.get("environment"), report.get("preset"), seed) if part]
+    page = Page(subtitle, _summary(report), _facts(report), notes=notes)
+    _add_success(page, report)
+    _add_videos(page, run / "rollouts", list(report["tasks"]))
     page.learning = _learning(metrics)
     page.actions = _actions(run / "open_loop.json")
-    _add_timings(page)
-    _add_origin(page, run, metrics)
+    _add_timings(page, report)
+    _add_origin(page, report, metrics, str(report.get("checkpoint") or run / "checkpoint"))
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -249,11 +252,11 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         facts.append(("training", _duration(report["train_seconds"]), million))
     latency = report.get("action_latency_ms") or {}
     if latency.get("p50") is not None:
-        facts.append(("one action chunk", f"{latency['p50']:.1f}\u00a0ms", "median, observation to actions"))
+        facts.append(("one action chunk", _milliseconds(latency["p50"]), "median, observation to actions"))
     return facts
 
 
-def _add_success(page: Page) -> None:
+def _add_success(page: Page, report: Mapping[str, Any]) -> None:
     """A chart and table rows for each task, the control beside them."""
     columns = {
         "strict success": lambda cell: _share(cell.get("success_rate")),
@@ -263,7 +266,7 @@ def _add_success(page: Page) -> None:
         "instructed arm first": lambda cell: _share(cell.get("first_touch_rate")),
         "episodes": lambda cell: str(cell.get("episodes") or ""),
     }
-    for name, task in page.report["tasks"].items():
+    for name, task in report["tasks"].items():
         phrasings = {"trained phrasings": task, "held-out phrasings": task.get("held_out_phrasings") or {}}
         groups = {heading: _success_bars(cell) for heading, cell in phrasings.items()}
         groups = {heading: bars for heading, bars in groups.items() if bars}
@@ -284,7 +287,7 @@ def _add_success(page: Page) -> None:
     page.success_columns = [name for name, keep in zip(columns, filled, strict=True) if keep]
     for row in page.success_rows:
         row["cells"] = [cell for cell, keep in zip(row["cells"], filled, strict=True) if keep]
-    control = page.report.get("control") or {}
+    control = report.get("control") or {}
     bars = [
         _bar(_spaced(task), rate, control, "control")
         for task, rate in (control.get("did") or {}).items()
@@ -293,10 +296,13 @@ def _add_success(page: Page) -> None:
     if bars:
         title = f"control: told only “{control['instruction']}”"
         page.success_charts.append(_picture(plots.rate_bars({"what it did": bars}), _told(bars), title))
+        page.control_told = f"Told only “{control['instruction']}”"
+        page.control_told += f" in {control['episodes']} episodes, it did:" if control.get("episodes") else ", it did:"
         page.control = [(bar.label, percent(bar.rate)) for bar in bars]
 
 
 def _success_bars(cell: Mapping[str, Any]) -> list[Bar]:
+    """Strict, benchmark and wrong task, as far as they are known."""
     rates = {"strict": "success_rate", "benchmark": "benchmark_success_rate", "wrong task": "wrong_task_rate"}
     return [_bar(kind, cell[key], cell, kind) for kind, key in rates.items() if cell.get(key) is not None]
 
@@ -371,25 +377,24 @@ def _miss(labels: Sequence[str], demonstration: np.ndarray, chunks: Sequence[Chu
     return f"Mean distance between predicted and demonstrated: {', '.join(parts)}."
 
 
-def _add_timings(page: Page) -> None:
-    report = page.report
+def _add_timings(page: Page, report: Mapping[str, Any]) -> None:
+    """Wall time of the stages, and how long one chunk takes."""
     stages = {name: seconds for name, seconds in (report.get("stage_seconds") or {}).items() if seconds is not None}
     if stages:
         alt = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.items())
         page.stages = _picture(plots.stage_bars(stages), alt)
     latency = report.get("action_latency_ms") or {}
     named = {
-        "one action chunk, median": f"{latency['p50']:.1f}\u00a0ms" if latency.get("p50") is not None else "",
-        "one action chunk, 99th percentile": f"{latency['p99']:.1f}\u00a0ms" if latency.get("p99") is not None else "",
-        "optimizer steps": _duration(report["train_seconds"]) if report.get("train_seconds") is not None else "",
-        "whole run": _duration(report["wall_seconds"]) if report.get("wall_seconds") is not None else "",
+        "one action chunk, median": _milliseconds(latency.get("p50")),
+        "one action chunk, 99th percentile": _milliseconds(latency.get("p99")),
+        "optimizer steps": _duration(report.get("train_seconds")),
+        "whole run": _duration(report.get("wall_seconds")),
     }
     page.timings = [(name, value) for name, value in named.items() if value]
 
 
-def _add_origin(page: Page, run: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+def _add_origin(page: Page, report: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], checkpoint: str) -> None:
     """What made the result, the words that make it again, and what to type next."""
-    report = page.report
     for key in ("environment", "preset", "parameters", "seed", "renderer", "checkpoint"):
         if report.get(key) is not None:
             value = report[key]
@@ -409,7 +414,6 @@ def _add_origin(page: Page, run: Path, metrics: Sequence[Mapping[str, Any]]) -> 
     for option, value in options.items():
         words += [] if value is None else [option, str(value)]
     page.reproduce = shlex.join(words)
-    checkpoint = str(report.get("checkpoint") or run / "checkpoint")
     page.next_commands = [
         (
             shlex.join(
@@ -425,10 +429,9 @@ def _add_origin(page: Page, run: Path, metrics: Sequence[Mapping[str, Any]]) -> 
 # --- the films -----------------------------------------------------------------------------------------------------
 
 
-def _add_videos(page: Page, folder: Path) -> None:
-    """Per task a strip of one success, players for successes and failures, links for the rest."""
+def _add_videos(page: Page, folder: Path, order: Sequence[str]) -> None:
+    """Per task, in that order: a strip of one success, players for successes and failures, links for the rest."""
     videos = [_video(path) for path in sorted(folder.glob("*.mp4"))]
-    order = list(page.report["tasks"])
     videos.sort(key=lambda v: (order.index(v.task) if v.task in order else len(order), v.task, v.seed or 0))
     tasks = list(dict.fromkeys(video.task for video in videos))
     for task in tasks:
@@ -478,10 +481,13 @@ def load_video(video: Path) -> tuple[list[np.ndarray], float]:
 
     try:
         with cast("Any", imageio.get_reader(video, "ffmpeg")) as reader:
-            return [np.asarray(frame) for frame in reader], reader.get_meta_data()["fps"]
+            frames, fps = [np.asarray(frame) for frame in reader], reader.get_meta_data()["fps"]
     except (OSError, RuntimeError, IndexError) as error:
         reason = str(error).partition("\n")[0]  # the rest is ffmpeg's banner
         raise UnreadableVideoError(f"{video.parent.name}/{video.name} cannot be read: {reason}") from None
+    if not frames:
+        raise UnreadableVideoError(f"{video.parent.name}/{video.name} cannot be read: it holds no frame")
+    return frames, fps
 
 
 def write_gif(
@@ -564,8 +570,14 @@ def _span(interval: Sequence[float] | None) -> str:
     return "" if interval is None else f"{percent(interval[0])[:-2]}\u2013{percent(interval[1])}"
 
 
-def _duration(seconds: float) -> str:
+def _milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}\u00a0ms"
+
+
+def _duration(seconds: float | None) -> str:
     """12.3 s, or 4 min 50 s."""
+    if seconds is None:
+        return ""
     if seconds < 60:
         return f"{seconds:.1f}\u00a0s"
     minutes, rest = divmod(round(seconds), 60)
