@@ -23,6 +23,7 @@ from data_pipeline.schema.types import Observation
 from deploy.device import choose_device
 from deploy.doctor import versions
 from deploy.engine import InferenceEngine
+from deploy.intervals import wilson_interval
 from deploy.loop import LoopSettings
 from deploy.rollout import Outcome, Trial, run_trials
 from deploy.workers import num_workers, run_ordered
@@ -95,6 +96,7 @@ def evaluate(checkpoint: Path, settings: Settings, out: Path, workers: int | Non
         "wall_seconds": round(time.perf_counter() - started, 3),
         "train_seconds": None,
         "action_latency_ms": measure_latency(engine),
+        "parameters": sum(parameter.numel() for parameter in engine.model.parameters()),
         "checkpoint": str(checkpoint),
         "renderer": choose_backend(),
         "versions": versions(),
@@ -162,7 +164,7 @@ def _rates(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     successes, benchmark = sum(o.success for o in outcomes), sum(o.benchmark_success for o in outcomes)
     return {
         "success_rate": successes / len(outcomes),
-        "success_interval_95": wilson_interval(successes, len(outcomes)),
+        "success_interval_95": list(wilson_interval(successes, len(outcomes))),
         "benchmark_success_rate": benchmark / len(outcomes),
     }
 
@@ -198,14 +200,6 @@ def _control_report(environment: Environment, outcomes: Iterable[Outcome]) -> di
         "episodes": len(control),
         "did": {name: sum(name in o.did for o in control) / len(control) for name in environment.tasks},
     }
-
-
-def wilson_interval(successes: int, trials: int) -> list[float]:
-    """Wilson's 95 % score interval of a proportion, [low, high]."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
-    return [float(interval.low), float(interval.high)]
 
 
 def _percent(rate: float | None) -> str:

@@ -6,7 +6,7 @@
     DIR/checkpoint/        what `rdt eval` opens
     DIR/metrics.jsonl      the learning curve
     DIR/rollouts/          videos
-    DIR/report.json, DIR/report.html
+    DIR/report.json, DIR/report.html, DIR/animation.webp
 
 An interrupted run goes on at the stage where it stopped; a finished one is not repeated.
 """
@@ -16,7 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,42 +26,108 @@ import yaml
 
 from data_pipeline.atomic import write_json
 from data_pipeline.schema.registry import find_config
+from data_pipeline.storage import EpisodeStore, split_held_out
 from deploy.device import choose_device
-from deploy.doctor import versions
-from deploy.evaluate import EvaluationSettings, evaluate
+from deploy.engine import InferenceEngine
+from deploy.evaluate import Settings, evaluate, summary
+from deploy.open_loop import open_loop
 from deploy.record import count_attempts
-from deploy.report import write_report
-from deploy.train import convert_demonstrations, record_for, train
+from deploy.report import check_installed, write_report
+from deploy.video import write_gif
+from deploy.train import CHECKPOINT, DEMONSTRATIONS, STORE, convert_demonstrations, record, train
+from rdt.train.checkpoint import load_trainer_state
 from rdt.train.config import TrainConfig, dump_config, load_config
 
 EPISODES = 100
-"""Evaluation episodes of each instruction when the caller does not say."""
+"""Evaluation episodes of each instruction, in each kind of phrasing, when the caller does not say."""
+
+OPEN_LOOP_EVERY = 8
+"""Steps between the predictions that the report draws: as often as the policy is asked in closed loop."""
 
 
 def command(args: argparse.Namespace) -> None:
     config = load_config(find_config("train", args.config))
-    config = replace(config, seed=args.seed, steps=args.steps or config.steps, device=args.device)
-    demonstrations = replace(config.demonstrations, seed=args.seed)
-    if args.demos:
-        demonstrations = replace(demonstrations, per_task=args.demos)
-    config = replace(config, demonstrations=demonstrations, out=args.out)
-    choose_device(args.device)
+    demonstrations = replace(
+        config.demonstrations, seed=args.seed, per_task=args.demos or config.demonstrations.per_task
+    )
+    config = replace(
+        config,
+        seed=args.seed,
+        steps=args.steps or config.steps,
+        device=args.device,
+        demonstrations=demonstrations,
+        out=args.out,
+    )
     out = Path(args.out)
-    quickstart(config, out, args.episodes or EPISODES)
-    print(_summary(out))
+    report = quickstart(config, out, args.episodes or EPISODES)
+    print(f"\n{summary(report)}\n")
+    print(f"report        {out / 'report.html'}")
+    print("next          " + "\n              ".join(next_commands(config, out)))
 
 
-def quickstart(config: TrainConfig, out: Path, episodes: int) -> None:
-    """Run or go on with every stage. Raises `ValueError` if `out` holds a run with other settings or a finished one."""
+def quickstart(config: TrainConfig, out: Path, episodes: int) -> dict[str, Any]:
+    """Run or go on with every stage and return the report.
+
+    Raises `ValueError` if `out` holds a finished run, or one with other settings.
+    """
+    check_installed()
+    choose_device(config.device)
     run = Run(out, {"train": yaml.safe_load(dump_config(config)), "episodes": episodes})
-    run.stage("record", lambda: record_for(config, out))
+    run.stage("record", lambda: record(config, out))
     run.stage("convert", lambda: convert_demonstrations(config, out))
-    run.stage("train", lambda: train(config, out, resume=True))
+    run.stage("train", lambda: train(config, out))
     run.stage("evaluate", lambda: _evaluate(config, out, episodes))
-    started = time.perf_counter()
-    _write_report_json(config, out, run)
-    write_report(out)
-    run.finish("report", time.perf_counter() - started)
+    with run.timed("report"):
+        report = _report(config, out, run)
+        write_json(out / "report.json", report)
+        write_report(out)
+        _write_animation(out)
+    return report
+
+
+def next_commands(config: TrainConfig, out: Path) -> list[str]:
+    """Three commands to go on with."""
+    checkpoint = out / CHECKPOINT
+    return [
+        f"rdt eval {checkpoint} --env {config.demonstrations.environment} --seed 1 --out {out / 'eval'}",
+        f"rdt checkpoint inspect {checkpoint}",
+        f"rdt robot explain {config.robot}",
+    ]
+
+
+def _evaluate(config: TrainConfig, out: Path, episodes: int) -> None:
+    """Closed loop on unseen scenes, and predictions along held-out demonstrations."""
+    settings = Settings(config.demonstrations.environment, episodes, config.seed, config.device)
+    write_json(out / "evaluation.json", evaluate(out / CHECKPOINT, settings, out))
+    engine = InferenceEngine(out / CHECKPOINT, choose_device(config.device), config.seed)
+    _, held_out = split_held_out(EpisodeStore.open(out / STORE), config.data.held_out_every)
+    episodes_by_task = {episode.name.split("/")[0]: episode for episode in held_out}
+    write_json(
+        out / "open_loop.json",
+        {task: open_loop(engine, episode, OPEN_LOOP_EVERY) for task, episode in episodes_by_task.items()},
+    )
+
+
+def _report(config: TrainConfig, out: Path, run: Run) -> dict[str, Any]:
+    state = load_trainer_state(out / CHECKPOINT)
+    return {
+        **json.loads((out / "evaluation.json").read_text(encoding="utf-8")),
+        "wall_seconds": round(sum(run.stages.values()), 3),
+        "train_seconds": round(state["train_seconds"], 3),
+        "stage_seconds": run.stages,
+        "demonstrations": count_attempts(out / DEMONSTRATIONS),
+        "preset": config.preset,
+    }
+
+
+def _write_animation(out: Path) -> None:
+    """A success of each of the first two tasks side by side, for a README."""
+    first_of_task: dict[str, Path] = {}
+    for video in sorted((out / "rollouts").glob("*_success.mp4")):
+        first_of_task.setdefault(video.name.rsplit("_", 2)[0], video)
+    films = list(first_of_task.values())[:2]
+    if films:
+        write_gif(films[0], out / "animation.webp", *films[1:])
 
 
 class Run:
@@ -68,7 +135,6 @@ class Run:
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
         self.path = out / "run.json"
-        self.stages: dict[str, float] = {}
         if not self.path.is_file():
             if out.is_dir() and any(out.iterdir()):
                 raise ValueError(f"{out} is not empty and holds no run of this command: give another --out")
@@ -83,17 +149,28 @@ class Run:
         if "report" in stored["stages"]:
             raise ValueError(f"{out} holds a finished run: open {out / 'report.html'}, or give another --out")
         self.settings = settings
-        self.stages = stored["stages"]
+        self.stages: dict[str, float] = stored["stages"]
 
     def stage(self, name: str, work: Callable[[], None]) -> None:
-        """Do a stage unless it is done; its seconds over interruptions are not added up."""
+        """Do a stage unless it is done."""
         if name in self.stages:
-            print(f"{name}: done before, {self.stages[name]:.0f} s")
+            print(f"{name}: done before, in {self.stages[name]:.0f} s")
             return
-        started = time.perf_counter()
-        work()
-        self.finish(name, time.perf_counter() - started)
+        with self.timed(name):
+            work()
 
-    def finish(self, name: str, seconds: float) -> None:
-        self.stages[name] = round(seconds, 3)
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Note the stage as done when the block ends well; only the last, uninterrupted try is timed."""
+        started = time.perf_counter()
+        yield
+        self.stages[name] = round(time.perf_counter() - started, 3)
         write_json(self.path, {"settings": self.settings, "stages": self.stages})
+
+
+def _differences(before: Any, now: Any, path: str = "") -> list[str]:
+    """Where two nested mappings differ, as `path: before -> now`."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = {**before, **now}
+        return [d for key in keys for d in _differences(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))]
+    return [] if before == now else [f"{path}: {before} -> {now}"]

@@ -26,7 +26,9 @@ from PIL import Image
 
 from data_pipeline.atomic import write_bytes, write_text
 from deploy import plots
+from deploy.intervals import wilson_interval
 from deploy.plots import Bar, Chunk, percent
+from deploy.video import UnreadableVideoError, load_video
 
 REQUIRED_KEYS = ("success_rate", "success_interval_95", "benchmark_success_rate", "tasks", "control", "episodes")
 PACKAGES = {"jinja2": "jinja2", "matplotlib": "matplotlib", "imageio": "imageio", "imageio_ffmpeg": "imageio-ffmpeg"}
@@ -95,10 +97,6 @@ class Page:
     notes: list[str] = field(default_factory=list)  # what could not be read, and what went wrong
 
 
-class UnreadableVideoError(ValueError):
-    """A video that cannot be decoded; the message names it."""
-
-
 def check_installed() -> None:
     """Raise `ModuleNotFoundError` that names what the report lacks and the words that install it."""
     missing = [package for module, package in PACKAGES.items() if importlib.util.find_spec(module) is None]
@@ -140,15 +138,6 @@ def write_report(run: Path) -> Path:
     html = templates.get_template("report.html.j2").render(page=page, spaced=_spaced)
     write_text(run / "report.html", html)
     return run / "report.html"
-
-
-def wilson_interval(rate: float, episodes: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927): its ends stay in [0, 1] and mean something at 0 and at 1 too."""
-    z = 1.959964
-    middle = rate + z * z / (2 * episodes)
-    spread = z * math.sqrt(rate * (1 - rate) / episodes + z * z / (4 * episodes**2))
-    scale = 1 + z * z / episodes
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
 # --- the numbers ---------------------------------------------------------------------------------------------------
@@ -311,7 +300,7 @@ def _bar(label: str, rate: float, cell: Mapping[str, Any], kind: str) -> Bar:
     """With the interval that the run states, else the one that the number of episodes implies."""
     if kind == "strict" and cell.get("success_interval_95"):
         return Bar(label, rate, tuple(cell["success_interval_95"]), kind)
-    return Bar(label, rate, wilson_interval(rate, cell["episodes"]) if cell.get("episodes") else None, kind)
+    return Bar(label, rate, wilson_interval(round(rate * cell["episodes"]), cell["episodes"]) if cell.get("episodes") else None, kind)
 
 
 def _told(bars: Iterable[Bar]) -> str:
@@ -473,84 +462,6 @@ def _choose(videos: Sequence[Video], count: int) -> list[Video]:
     others = [video for video in videos if video.outcome != "failure"]
     num_failures = min(len(failures), max(count // 2, count - len(others)))
     return others[: count - num_failures] + failures[:num_failures]
-
-
-def load_video(video: Path) -> tuple[list[np.ndarray], float]:
-    """All frames, RGB uint8 (height, width, 3), and their rate in Hz. Raises `UnreadableVideoError`."""
-    import imageio.v2 as imageio
-
-    try:
-        with cast("Any", imageio.get_reader(video, "ffmpeg")) as reader:
-            frames, fps = [np.asarray(frame) for frame in reader], reader.get_meta_data()["fps"]
-    except (OSError, RuntimeError, IndexError) as error:
-        reason = str(error).partition("\n")[0]  # the rest is ffmpeg's banner
-        raise UnreadableVideoError(f"{video.parent.name}/{video.name} cannot be read: {reason}") from None
-    if not frames:
-        raise UnreadableVideoError(f"{video.parent.name}/{video.name} cannot be read: it holds no frame")
-    return frames, fps
-
-
-def write_gif(
-    video: Path,
-    out: Path,
-    beside: Path | None = None,
-    *,
-    width: int = 280,
-    rate_hz: float = 10.0,
-    max_bytes: int = 1_500_000,
-) -> Path:
-    """A small endless animation of one rollout, or of two side by side, for a README. Returns `out`.
-
-    `out` ends in `.gif` or `.webp` (a third of the size). Each rollout is `width` pixels wide, shown in real time
-    at `rate_hz`; where that needs more than `max_bytes`, both shrink together. The shorter rollout waits at its end.
-    """
-    out = Path(out)
-    if out.suffix not in (".gif", ".webp"):
-        raise ValueError(f"{out} must end in .gif or .webp")
-    check_installed()
-    films = [_film(path, rate_hz) for path in (video, beside) if path is not None]
-    length = max(len(film) for film in films)
-    frames = [_side_by_side([film[min(i, len(film) - 1)] for film in films]) for i in range(length)]
-    scale = width * len(films) / frames[0].width
-    for shrink in (1.0, 0.85, 0.7, 0.55, 0.4):
-        keep = max(1, round(1 / shrink))  # every frame, then every second one
-        size = (round(shrink * scale * frames[0].width), round(shrink * scale * frames[0].height))
-        images = [frame.resize(size, Image.Resampling.LANCZOS) for frame in frames[::keep]]
-        content = _animation(images, out.suffix.removeprefix("."), round(1000 * keep / rate_hz))
-        if len(content) <= max_bytes:
-            write_bytes(out, content)
-            return out
-    raise ValueError(f"{out} needs {len(content)} bytes at the smallest size, {max_bytes} are allowed: cut the video")
-
-
-def _film(video: Path, rate_hz: float) -> list[np.ndarray]:
-    """What a video shows, in real time at another rate."""
-    frames, fps = load_video(video)
-    return [frames[int(i * fps / rate_hz)] for i in range(math.ceil(len(frames) * rate_hz / fps))]
-
-
-def _side_by_side(frames: Sequence[np.ndarray]) -> Image.Image:
-    """Frames of equal size in a row, a narrow gap between them."""
-    gap = np.full((len(frames[0]), 8, 3), 255, np.uint8)
-    return Image.fromarray(np.hstack([part for frame in frames for part in (gap, frame)][1:]))
-
-
-def _animation(images: Sequence[Image.Image], kind: str, frame_ms: int) -> bytes:
-    buffer = io.BytesIO()
-    if kind == "webp":
-        options = {"quality": 60, "method": 4}
-    else:  # one palette for all frames, undithered: what does not move costs nothing
-        palette = _montage(images[:: max(1, len(images) // 8)]).quantize(128, dither=Image.Dither.NONE)
-        images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
-        options = {"optimize": False}
-    images[0].save(
-        buffer, kind, save_all=True, append_images=images[1:], duration=frame_ms, loop=0, **cast("Any", options)
-    )
-    return buffer.getvalue()
-
-
-def _montage(images: Sequence[Image.Image]) -> Image.Image:
-    return Image.fromarray(np.vstack([np.asarray(image) for image in images]))
 
 
 # --- words ---------------------------------------------------------------------------------------------------------

@@ -1,12 +1,21 @@
-"""Pictures of a rollout as an mp4 file."""
+"""Films of rollouts: mp4 files for the report, a small animation for a README."""
 
 from __future__ import annotations
 
+import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+from PIL import Image
 
-from data_pipeline.atomic import atomic_path
+from data_pipeline.atomic import atomic_path, write_bytes
+
+
+class UnreadableVideoError(ValueError):
+    """A video that cannot be decoded; the message names it."""
 
 
 def write_video(path: Path, frames: list[np.ndarray], fps: float) -> None:
@@ -19,3 +28,80 @@ def write_video(path: Path, frames: list[np.ndarray], fps: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         imageio.mimwrite(temporary, frames, fps=fps, codec="libx264", quality=7, format="FFMPEG", macro_block_size=16)
+
+
+def load_video(video: Path) -> tuple[list[np.ndarray], float]:
+    """All frames, RGB uint8 (height, width, 3), and their rate in Hz. Raises `UnreadableVideoError`."""
+    import imageio.v2 as imageio
+
+    try:
+        with cast("Any", imageio.get_reader(video, "ffmpeg")) as reader:
+            frames, fps = [np.asarray(frame) for frame in reader], reader.get_meta_data()["fps"]
+    except (OSError, RuntimeError, IndexError) as error:
+        reason = str(error).partition("\n")[0]  # the rest is ffmpeg's banner
+        raise UnreadableVideoError(f"{video.parent.name}/{video.name} cannot be read: {reason}") from None
+    if not frames:
+        raise UnreadableVideoError(f"{video.parent.name}/{video.name} cannot be read: it holds no frame")
+    return frames, fps
+
+
+def write_gif(
+    video: Path,
+    out: Path,
+    beside: Path | None = None,
+    *,
+    width: int = 280,
+    rate_hz: float = 10.0,
+    max_bytes: int = 1_500_000,
+) -> Path:
+    """A small endless animation of one rollout, or of two side by side, for a README. Returns `out`.
+
+    `out` ends in `.gif` or `.webp` (a third of the size). Each rollout is `width` pixels wide, shown in real time
+    at `rate_hz`; where that needs more than `max_bytes`, both shrink together. The shorter rollout waits at its end.
+    """
+    out = Path(out)
+    if out.suffix not in (".gif", ".webp"):
+        raise ValueError(f"{out} must end in .gif or .webp")
+    films = [_film(path, rate_hz) for path in (video, beside) if path is not None]
+    length = max(len(film) for film in films)
+    frames = [_side_by_side([film[min(i, len(film) - 1)] for film in films]) for i in range(length)]
+    scale = width * len(films) / frames[0].width
+    for shrink in (1.0, 0.85, 0.7, 0.55, 0.4):
+        keep = max(1, round(1 / shrink))  # every frame, then every second one
+        size = (round(shrink * scale * frames[0].width), round(shrink * scale * frames[0].height))
+        images = [frame.resize(size, Image.Resampling.LANCZOS) for frame in frames[::keep]]
+        content = _animation(images, out.suffix.removeprefix("."), round(1000 * keep / rate_hz))
+        if len(content) <= max_bytes:
+            write_bytes(out, content)
+            return out
+    raise ValueError(f"{out} needs {len(content)} bytes at the smallest size, {max_bytes} are allowed: cut the video")
+
+
+def _film(video: Path, rate_hz: float) -> list[np.ndarray]:
+    """What a video shows, in real time at another rate."""
+    frames, fps = load_video(video)
+    return [frames[int(i * fps / rate_hz)] for i in range(math.ceil(len(frames) * rate_hz / fps))]
+
+
+def _side_by_side(frames: Sequence[np.ndarray]) -> Image.Image:
+    """Frames of equal size in a row, a narrow gap between them."""
+    gap = np.full((len(frames[0]), 8, 3), 255, np.uint8)
+    return Image.fromarray(np.hstack([part for frame in frames for part in (gap, frame)][1:]))
+
+
+def _animation(images: Sequence[Image.Image], kind: str, frame_ms: int) -> bytes:
+    buffer = io.BytesIO()
+    if kind == "webp":
+        options = {"quality": 60, "method": 4}
+    else:  # one palette for all frames, undithered: what does not move costs nothing
+        palette = _montage(images[:: max(1, len(images) // 8)]).quantize(128, dither=Image.Dither.NONE)
+        images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+        options = {"optimize": False}
+    images[0].save(
+        buffer, kind, save_all=True, append_images=images[1:], duration=frame_ms, loop=0, **cast("Any", options)
+    )
+    return buffer.getvalue()
+
+
+def _montage(images: Sequence[Image.Image]) -> Image.Image:
+    return Image.fromarray(np.vstack([np.asarray(image) for image in images]))
