@@ -58,12 +58,15 @@ class Demonstration:
 
 
 def plan(task: str, positions: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Joint targets (ticks + 1, 14) for objects at `positions` (3,) m; row k is for k / 50 s, row 0 home."""
+    """Joint targets (ticks + 1, 14) for objects at `positions` (3,) m; row k is for k / 50 s, row 0 home.
+
+    One thread at a time: the kinematics of the arms are kept between calls.
+    """
     name = tasks.lookup(tasks.TASKS, task).name
     if name == "transfer_left_to_right":
         mirrored = {"box": positions["box"] * (-1, 1, 1)}
         return tasks.mirror_joints(plan("transfer_right_to_left", mirrored))
-    paths = _transfer_paths(positions["box"])
+    paths = _insertion_paths(**positions) if name == "insertion" else _transfer_paths(positions["box"])
     return np.concatenate([_solve(side, paths[side]) for side in SIDES], axis=1)
 
 
@@ -108,6 +111,35 @@ def _transfer_paths(box: np.ndarray) -> dict[str, HandPath]:
     return {"left": left, "right": right}
 
 
+def _insertion_paths(peg: np.ndarray, socket: np.ndarray) -> dict[str, HandPath]:
+    """Each hand lifts its part; in the air they line up along x, and the peg goes into the socket to the pin.
+
+    Peg and pin touch when the hands are 0.1 m apart; the last targets press them 1 cm further together.
+    """
+    meet_y = 0.5
+    start = {side: _home_pose(side) for side in SIDES}
+    openings = [(0, HOME[-1]), (75, 1), (118, 1), (155, 0), (400, 0)]
+
+    def path(side: str, part: np.ndarray, grip_z: float, meet_z: float) -> HandPath:
+        x, y, _ = part
+        out = 1 if side == "right" else -1
+        return HandPath(
+            poses=[
+                (0, *start[side]),
+                (75, x, y, 0.12, _DOWN, 0),
+                (118, x, y, grip_z, _DOWN, 0),
+                (155, x, y, grip_z, _DOWN, 0),
+                (240, out * 0.085, meet_y, meet_z, _DOWN, 0),
+                (360, out * 0.044, meet_y, meet_z, _DOWN, 0),
+                (400, out * 0.037, meet_y, meet_z, _DOWN, 0),
+            ],
+            openings=openings,
+        )
+
+    # the hands hold the socket by its middle and the peg 1 cm above its own, which the heights make good
+    return {"left": path("left", socket, 0.024, 0.15), "right": path("right", peg, 0.02, 0.16)}
+
+
 @functools.cache
 def _kinematics(side: str) -> ArmKinematics:
     return ArmKinematics(side)
@@ -125,7 +157,8 @@ def _solve(side: str, path: HandPath) -> np.ndarray:
     ticks = np.arange(EPISODE_TICKS + 1)
     poses = _monotone_cubic(np.array(path.poses, dtype=np.float64), ticks)
     targets = np.empty((len(ticks), 7))
-    targets[:, 6] = _monotone_cubic(np.array(path.openings, dtype=np.float64), ticks)[:, 0]
+    openings = _monotone_cubic(np.array(path.openings, dtype=np.float64), ticks)[:, 0]
+    targets[:, 6] = np.clip(openings, 0, 1)  # rounding may put a fully open gripper at 1 + 2e-16
     targets[0, :6] = HOME[:6]
     arm = _kinematics(side)
     for k in ticks[1:]:
@@ -230,7 +263,7 @@ def _draw(
         with make_renderer(robot.scene.model, *image_size) as own:
             return _draw(robot, positions, roles, image_size, own)
     data = import_mujoco().MjData(robot.scene.model)
-    images = {role: [] for role in roles}
+    images: dict[str, list[np.ndarray]] = {role: [] for role in roles}
     for qpos in positions:
         data.qpos[:] = qpos
         for role in roles:

@@ -82,18 +82,19 @@ class ArmKinematics:
         q = np.array(joints, dtype=np.float64)
         jacobian = np.empty((6, self._model.nv))
         for _ in range(iterations):
-            error = self._error(position, rotation, q)
-            self._mujoco.mj_comPos(self._model, self._data)
-            self._mujoco.mj_jac(self._model, self._data, jacobian[:3], jacobian[3:], self._tool, self._body)
+            tool, actual = self.tool_pose(q)
+            self._mujoco.mj_comPos(self._model, self._data)  # mj_jac reads what it computes
+            self._mujoco.mj_jac(self._model, self._data, jacobian[:3], jacobian[3:], tool, self._body)
             J = jacobian[:, self._dofs]
+            error = np.concatenate([position - tool, _axis_angle(rotation @ actual.T)])
             q += J.T @ np.linalg.solve(J @ J.T + damping**2 * np.eye(6), error)
             q = np.clip(q, self.limits[:, 0], self.limits[:, 1])
-        error = self._error(position, rotation, q)
-        return Solution(q, float(np.linalg.norm(error[:3])), float(np.linalg.norm(error[3:])))
-
-    def _error(self, position: np.ndarray, rotation: np.ndarray, q: np.ndarray) -> np.ndarray:
-        self._tool, actual = self.tool_pose(q)
-        return np.concatenate([position - self._tool, _axis_angle(rotation @ actual.T)])
+        tool, actual = self.tool_pose(q)
+        return Solution(
+            q,
+            position_error_m=float(np.linalg.norm(position - tool)),
+            rotation_error_rad=float(np.linalg.norm(_axis_angle(rotation @ actual.T))),
+        )
 
 
 def _axis_angle(rotation: np.ndarray) -> np.ndarray:

@@ -24,11 +24,14 @@ import os
 import subprocess
 import sys
 import warnings
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from robot_drivers.sim.scene import import_mujoco
+
+if TYPE_CHECKING:
+    import mujoco
 
 GL_BACKENDS = ("egl", "osmesa")
 BACKENDS = (*GL_BACKENDS, "raycast")
@@ -57,8 +60,8 @@ class RendererUnavailableError(RuntimeError):
 class Renderer(Protocol):
     """Draws pictures of one size of one model. `with` closes it."""
 
-    def render(self, data, camera: str) -> np.ndarray:
-        """uint8 (height, width, 3), RGB: what `camera` sees of the positions in `data`, a `mujoco.MjData`."""
+    def render(self, data: mujoco.MjData, camera: str) -> np.ndarray:
+        """uint8 (height, width, 3), RGB: what `camera` sees of the positions in `data`."""
 
     def close(self) -> None:
         """Frees what the renderer holds; it draws no more. Closing twice is allowed."""
@@ -68,8 +71,10 @@ class Renderer(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
-def make_renderer(model, height: int = 64, width: int = 64, backend: str | None = None) -> Renderer:
-    """A renderer for pictures of `height` x `width` of a `mujoco.MjModel`, at most 480 x 640.
+def make_renderer(
+    model: mujoco.MjModel, height: int = 64, width: int = 64, backend: str | None = None
+) -> Renderer:
+    """A renderer for pictures of `height` x `width`, at most 480 x 640, of one model.
 
     `backend` is one of BACKENDS; without it `choose_backend` decides.
     """
@@ -140,11 +145,11 @@ def _explain(name: str, reason: str) -> str:
 class _CameraRenderer:
     """What the back ends share: sizes, camera names, bringing positions up to date."""
 
-    def __init__(self, model, height: int, width: int) -> None:
+    def __init__(self, model: mujoco.MjModel, height: int, width: int) -> None:
         self._mujoco = import_mujoco()
         self._model, self._height, self._width = model, height, width
 
-    def render(self, data, camera: str) -> np.ndarray:
+    def render(self, data: mujoco.MjData, camera: str) -> np.ndarray:
         """See `Renderer`."""
         index = self._mujoco.mj_name2id(self._model, self._mujoco.mjtObj.mjOBJ_CAMERA, camera)
         if index < 0:
@@ -155,7 +160,7 @@ class _CameraRenderer:
         self._mujoco.mj_camlight(self._model, data)
         return self._draw(data, index)
 
-    def _draw(self, data, camera: int) -> np.ndarray:
+    def _draw(self, data: mujoco.MjData, camera: int) -> np.ndarray:
         raise NotImplementedError
 
     def close(self) -> None:
@@ -171,7 +176,7 @@ class _CameraRenderer:
 class GLRenderer(_CameraRenderer):
     """OpenGL in an off-screen buffer, without shadows and reflections."""
 
-    def __init__(self, model, height: int, width: int, backend: str) -> None:
+    def __init__(self, model: mujoco.MjModel, height: int, width: int, backend: str) -> None:
         super().__init__(model, height, width)
         mujoco = self._mujoco
         # llvmpipe's own threads would fight with the worker processes for the cores; in the calling thread a
@@ -194,7 +199,7 @@ class GLRenderer(_CameraRenderer):
         self._rect = mujoco.MjrRect(0, 0, width, height)
         self._pixels = np.empty((height, width, 3), np.uint8)
 
-    def _draw(self, data, camera: int) -> np.ndarray:
+    def _draw(self, data: mujoco.MjData, camera: int) -> np.ndarray:
         if self._gl is None:
             raise RuntimeError("this renderer is closed: make another one")
         mujoco = self._mujoco
@@ -231,7 +236,7 @@ class RayCaster(_CameraRenderer):
     Leaves out textures, transparency and smooth shading of meshes.
     """
 
-    def __init__(self, model, height: int, width: int) -> None:
+    def __init__(self, model: mujoco.MjModel, height: int, width: int) -> None:
         super().__init__(model, height, width)
         if "normal" not in self._mujoco.mj_multiRay.__doc__:
             raise RendererUnavailableError(
@@ -248,7 +253,7 @@ class RayCaster(_CameraRenderer):
         # OpenGL lights vertices, and those of the big table lie outside of every highlight
         self._matt = model.body_weldid[model.geom_bodyid] == 0  # (geoms,)
 
-    def _draw(self, data, camera: int) -> np.ndarray:
+    def _draw(self, data: mujoco.MjData, camera: int) -> np.ndarray:
         origin, rotation = data.cam_xpos[camera], data.cam_xmat[camera].reshape(3, 3)
         rays = self._directions(float(self._model.cam_fovy[camera])) @ rotation.T  # (rays, 3), unit, world
         self._mujoco.mj_multiRay(

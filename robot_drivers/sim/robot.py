@@ -78,6 +78,11 @@ class SimRobot:
             self.data.ctrl[self._ctrl[side]] = target
             self.data.qpos[self._qpos[side][0] : self._qpos[side][0] + 8] = target
         positions = tasks.draw_positions(distribution or self.task.distribution, seed)
+        if set(positions) != set(self._object_qpos):
+            raise ValueError(
+                f"distribution {distribution!r} places {sorted(positions)}, but the scene of task {task!r} "
+                f"has {sorted(self._object_qpos)}"
+            )
         for body, position in positions.items():
             address = self._object_qpos[body]
             self.data.qpos[address : address + 7] = (*position, 1.0, 0.0, 0.0, 0.0)

@@ -2,9 +2,9 @@
 
 The wheel of gym-aloha (Apache-2.0; ALOHA's models, MIT) brings the MJCF and mesh files and nothing else is
 used of it: its Gymnasium wrapper renders three 480x640 views in every step, 150 ms that no policy asked for.
-Before compilation the XML is edited in two places: our fixed cameras take the place of the wrist cameras,
-which look at the gripper's bar, and the picture quality is lowered to what a 64-pixel policy can see (shadow
-maps of 4096^2 and 4x multisampling are nine tenths of the stock rendering time).
+Before compilation the XML is edited: an overhead camera is added, the wrist cameras, which look at the
+gripper's bar, are moved, and the picture quality is lowered to what a 64-pixel policy can see (shadow maps of
+4096^2 and 4x multisampling are nine tenths of the stock rendering time).
 
 World frame: table top at z = 0, x to the right and y away from the viewer of the overhead camera; the left
 arm stands at x = -0.469 m, the right arm at x = +0.469 m, both at y = 0.5 m, facing each other. Reflecting x
@@ -17,8 +17,12 @@ import functools
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import mujoco
 
 SIDES = ("left", "right")  # native order, as in ALOHA's 14-vectors
 JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
@@ -41,8 +45,8 @@ _FILES = {"transfer_cube": "bimanual_viperx_transfer_cube.xml", "insertion": "bi
 
 # 0.55 m of table, straight down: the 4 cm cube is 5 pixels wide at 64x64, against 2 in the stock `top` camera
 _EXTERNAL_CAMERA = '<camera name="external" pos="0 0.5 0.8" xyaxes="1 0 0 0 1 0" fovy="38"/>'
-# in the frame of gripper_link (x forward): above the wrist, the fingertips in the middle of the picture
-_WRIST_CAMERA = '<camera name="{side}_wrist" pos="-0.04 0 0.13" xyaxes="0 -1 0 0.57 0 0.82" fovy="60"/>'
+# in the frame of gripper_link (x forward, z up): past the gripper's bar, 45 degrees down at what is held
+_WRIST_CAMERA = '<camera name="{side}_wrist" pos="0.05 0 0.1" xyaxes="0 -1 0 1 0 1" fovy="75"/>'
 _LOW_QUALITY = '<quality shadowsize="0" offsamples="0"/>'
 
 
@@ -71,7 +75,7 @@ class Scene:
     """A compiled scene; one is shared by all robots of a process, so its model must not be changed."""
 
     name: str
-    model: object  # mujoco.MjModel
+    model: mujoco.MjModel
     geom_names: tuple[str, ...]  # by geom id
     object_bodies: tuple[str, ...]  # free bodies, in the order of their joints
 

@@ -10,10 +10,10 @@ implies reward 4.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ PIN = "pin"
 SOCKET = ("socket-1", "socket-2", "socket-3", "socket-4")
 LIFTED_M = 0.1  # a cube whose centre is higher than this is up
 
+_T = TypeVar("_T")
 _OTHER = {"left": "right", "right": "left"}
 
 
@@ -199,7 +200,7 @@ ENVIRONMENTS: dict[str, Environment] = {
 }
 
 
-def lookup(table: dict, name: str):
+def lookup(table: Mapping[str, _T], name: str) -> _T:
     """`table[name]`, or a ValueError that names the nearest entry."""
     if name not in table:
         near = difflib.get_close_matches(name, table, n=1, cutoff=0.0)
@@ -207,17 +208,11 @@ def lookup(table: dict, name: str):
     return table[name]
 
 
-_MIRROR_SIGNS = np.array(
-    [-1.0, 1.0, 1.0, -1.0, 1.0, -1.0, 1.0]
-)  # waist, forearm_roll, wrist_rotate turn round
+# waist, forearm_roll and wrist_rotate turn the other way round
+_MIRROR_SIGNS = np.array([-1.0, 1.0, 1.0, -1.0, 1.0, -1.0, 1.0])
 
 
 def mirror_joints(joints: np.ndarray) -> np.ndarray:
     """The same posture seen in a mirror at x = 0: arms swapped. (..., 14) -> (..., 14), native order."""
     arms = np.asarray(joints).reshape(*np.shape(joints)[:-1], 2, 7)
     return (arms[..., ::-1, :] * _MIRROR_SIGNS).reshape(np.shape(joints))
-
-
-def mirror_geom(name: str) -> str:
-    """The geom that a mirror at x = 0 puts in the place of `name`: its fellow on the other arm."""
-    return re.sub("left|right", lambda side: _OTHER[side[0]], name)
