@@ -50,9 +50,7 @@ def decode_jpeg(encoded: bytes, colour: Colour = "rgb") -> np.ndarray:
 
 
 def check_frame(frame: np.ndarray) -> None:
-    if not (
-        isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
-    ):
+    if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
         got = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise ValueError(f"a frame must be uint8 of shape (height, width, 3), got {got}")
 

@@ -57,13 +57,10 @@ class Mixture:
         if weights is None:
             weights = [sum(lengths) for lengths in episode_lengths]
         if len(weights) != len(episode_lengths) or min(weights) < 0 or not sum(weights) > 0:
-            raise ValueError(
-                f"weights must be {len(episode_lengths)} numbers from 0 on, one a store, got {weights}"
-            )
+            raise ValueError(f"weights must be {len(episode_lengths)} numbers from 0 on, one a store, got {weights}")
         if not 0 <= start_fraction <= 1 or start_steps < 1:
             raise ValueError(
-                f"start_fraction must be in [0, 1] and start_steps at least 1, got {start_fraction} and "
-                f"{start_steps}"
+                f"start_fraction must be in [0, 1] and start_steps at least 1, got {start_fraction} and {start_steps}"
             )
         self.seed = seed
         self._streams: list[_Stream] = []

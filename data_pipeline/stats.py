@@ -65,9 +65,7 @@ class Moments:
     def of(cls, values: np.ndarray, mask: np.ndarray) -> Moments:
         """Of finite float32 vectors (steps, 128) whose slots count where `mask` (128,) is true."""
         if values.dtype != np.float32 or values.shape[1:] != (NUM_SLOTS,):
-            raise ValueError(
-                f"values must be float32 (steps, {NUM_SLOTS}), got {values.dtype} {values.shape}"
-            )
+            raise ValueError(f"values must be float32 (steps, {NUM_SLOTS}), got {values.dtype} {values.shape}")
         moments = cls.zero()
         if len(values) == 0:
             return moments

@@ -212,9 +212,7 @@ class ActionBuffer:
             self._plan = Plan([anchor_ns], position[None], self._deceleration, end_velocity=velocity)
             self._times_ns = []
 
-    def _take_over(
-        self, rows: np.ndarray, first_ns: int, step_ns: int, anchor_ns: int, start: np.ndarray
-    ) -> Plan:
+    def _take_over(self, rows: np.ndarray, first_ns: int, step_ns: int, anchor_ns: int, start: np.ndarray) -> Plan:
         times = [first_ns + i * step_ns for i in range(len(rows))]
         blended = self._plan if self._handover == "blend" else None
         if blended is not None:

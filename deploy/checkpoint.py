@@ -22,9 +22,7 @@ def command(args: argparse.Namespace) -> None:
     print(f"  chunk     {checkpoint.model.horizon} actions at {checkpoint.robot.rate_hz:g} Hz")
     if (folder / "trainer.pt").is_file():
         state = load_trainer_state(folder)
-        print(
-            f"  trained   {state['step']} of {checkpoint.config.steps} steps, {state['train_seconds']:.0f} s"
-        )
+        print(f"  trained   {state['step']} of {checkpoint.config.steps} steps, {state['train_seconds']:.0f} s")
     statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
     print(f"  data      {statistics['num_episodes']} episodes, {statistics['num_steps']} steps")
     print("\nrobot\n" + explain(checkpoint.robot))

@@ -32,17 +32,11 @@ def build_parser() -> argparse.ArgumentParser:
     quickstart = commands.add_parser(
         "quickstart", help="record, convert, train and evaluate in the embedded simulator; writes a report"
     )
-    quickstart.add_argument(
-        "--out", required=True, metavar="DIR", help="folder of the run; a half-done one goes on"
-    )
+    quickstart.add_argument("--out", required=True, metavar="DIR", help="folder of the run; a half-done one goes on")
     quickstart.add_argument("--demos", type=_positive, metavar="N", help="demonstrations of each task")
-    quickstart.add_argument(
-        "--episodes", type=_positive, metavar="N", help="evaluation episodes of each task"
-    )
+    quickstart.add_argument("--episodes", type=_positive, metavar="N", help="evaluation episodes of each task")
     quickstart.add_argument("--steps", type=_positive, metavar="N", help="training steps")
-    quickstart.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="of recording, training and evaluation"
-    )
+    quickstart.add_argument("--seed", type=int, default=0, metavar="S", help="of recording, training and evaluation")
     quickstart.add_argument("--config", default="quickstart", help="training config, by name or path")
     _add_device(quickstart)
 
@@ -50,21 +44,13 @@ def build_parser() -> argparse.ArgumentParser:
         "train", help="train a policy from a config", description="Options of the config: `--optim.lr 1e-4`."
     )
     train.add_argument("config", help="a YAML file, or the name of one in configs/train/")
-    train.add_argument(
-        "--resume", choices=["auto", "never"], default="never", help="auto: go on where the run stopped"
-    )
+    train.add_argument("--resume", choices=["auto", "never"], default="never", help="auto: go on where the run stopped")
 
-    evaluate = commands.add_parser(
-        "eval", help="closed loop in simulation: success with 95 %% intervals, videos, JSON"
-    )
+    evaluate = commands.add_parser("eval", help="closed loop in simulation: success with 95 %% intervals, videos, JSON")
     evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
-    evaluate.add_argument(
-        "--env", required=True, metavar="NAME", help="sim_transfer, sim_handover or sim_insertion"
-    )
+    evaluate.add_argument("--env", required=True, metavar="NAME", help="sim_transfer, sim_handover or sim_insertion")
     evaluate.add_argument("--episodes", type=_positive, default=50, metavar="N", help="episodes of each task")
-    evaluate.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="picks scenes never used in training"
-    )
+    evaluate.add_argument("--seed", type=int, default=0, metavar="S", help="picks scenes never used in training")
     evaluate.add_argument("--out", required=True, metavar="DIR", help="folder for report.json and rollouts/")
     _add_device(evaluate)
 
@@ -75,9 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_argument("robot", metavar="ROBOT_YAML", help="a YAML file, or the name of a shipped one")
 
     checkpoint = commands.add_parser("checkpoint", help="what is inside a checkpoint")
-    checkpoint_commands = checkpoint.add_subparsers(
-        dest="checkpoint_command", metavar="COMMAND", required=True
-    )
+    checkpoint_commands = checkpoint.add_subparsers(dest="checkpoint_command", metavar="COMMAND", required=True)
     inspect = checkpoint_commands.add_parser("inspect", help="configuration, sizes and data of a checkpoint")
     inspect.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
 
@@ -88,9 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     infer.add_argument("--json", metavar="FILE", help="write the figures there too")
     _add_device(infer)
 
-    commands.add_parser(
-        "doctor", help="versions, devices, rendering, extras: what is missing and how to get it"
-    )
+    commands.add_parser("doctor", help="versions, devices, rendering, extras: what is missing and how to get it")
     return parser
 
 

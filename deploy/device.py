@@ -14,7 +14,5 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         raise ValueError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device {name!r} was asked for, but torch {torch.__version__} sees no CUDA device here"
-        )
+        raise ValueError(f"device {name!r} was asked for, but torch {torch.__version__} sees no CUDA device here")
     return device

@@ -48,17 +48,13 @@ class InferenceEngine:
         self._num_calls += 1
         return self.predict_batch([observation], [self._num_calls])[0]
 
-    def predict_batch(
-        self, observations: Sequence[Observation], noise_keys: Sequence[int]
-    ) -> list[ActionChunk]:
+    def predict_batch(self, observations: Sequence[Observation], noise_keys: Sequence[int]) -> list[ActionChunk]:
         """Chunks of independent observations in one pass; equal keys draw equal noise, whatever the batch."""
         batch = self.model.observe(observations)
         keys = torch.tensor(noise_keys, device=self.model.device)
         noise = self._noise.normal(keys, (self.horizon, batch.state.shape[1]), "sampling noise")
         actions = self.model.sample_actions(batch, noise).cpu().numpy().astype(np.float32)
-        return [
-            self._chunk(observation, rows) for observation, rows in zip(observations, actions, strict=True)
-        ]
+        return [self._chunk(observation, rows) for observation, rows in zip(observations, actions, strict=True)]
 
     def sample(
         self, condition: Condition, noise: Float[Tensor, "batch horizon slot"] | None = None

@@ -61,9 +61,7 @@ def hermite(
     )
 
 
-def brake(
-    position: np.ndarray, velocity: np.ndarray, deceleration: np.ndarray, elapsed_s: float
-) -> np.ndarray:
+def brake(position: np.ndarray, velocity: np.ndarray, deceleration: np.ndarray, elapsed_s: float) -> np.ndarray:
     """Where the arm is `elapsed_s` after it began to brake; an infinite deceleration stops at once.
 
     x(t) = x0 + v t - sign(v) a t^2 / 2 until t = |v| / a, then at rest.

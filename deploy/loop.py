@@ -102,9 +102,7 @@ class ControlLoop:
     _was_running: bool  # there has been a plan
     _ended: bool  # and it is over
 
-    def __init__(
-        self, robot: Embodiment, instruction: str = "", settings: LoopSettings | None = None
-    ) -> None:
+    def __init__(self, robot: Embodiment, instruction: str = "", settings: LoopSettings | None = None) -> None:
         settings = settings or LoopSettings()
         self.instruction = instruction
         self.mode = Mode.HOLD

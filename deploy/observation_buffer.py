@@ -110,9 +110,7 @@ class ObservationBuffer:
         newest = self._newest_state_ns()
         return math.inf if newest is None else (now_ns - newest) * 1e-9
 
-    def observation(
-        self, now_ns: int, instruction: str, control_hz: float | None = None
-    ) -> Observation | Stale:
+    def observation(self, now_ns: int, instruction: str, control_hz: float | None = None) -> Observation | Stale:
         """What the robot knows now, in unified units, or what is too old to know it.
 
         `control_hz` is the rate of the chunk that is asked for, by default the robot's own.

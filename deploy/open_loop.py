@@ -20,7 +20,10 @@ def open_loop(engine: InferenceEngine, episode: Episode, every_steps: int) -> di
         "rate_hz": episode.rate_hz,
         "demonstration": robot.from_unified(episode.actions).round(5).tolist(),
         "chunks": [
-            {"start": start, "actions": robot.from_unified(chunk.actions)[: episode.num_steps - start].round(5).tolist()}
+            {
+                "start": start,
+                "actions": robot.from_unified(chunk.actions)[: episode.num_steps - start].round(5).tolist(),
+            }
             for start, chunk in zip(starts, chunks, strict=True)
         ],
     }

@@ -33,8 +33,8 @@ from deploy.evaluate import Settings, evaluate, summary
 from deploy.open_loop import open_loop
 from deploy.record import count_attempts
 from deploy.report import check_installed, write_report
-from deploy.video import write_gif
 from deploy.train import CHECKPOINT, DEMONSTRATIONS, STORE, convert_demonstrations, record, train
+from deploy.video import write_gif
 from rdt.train.checkpoint import load_trainer_state
 from rdt.train.config import TrainConfig, dump_config, load_config
 

@@ -60,9 +60,7 @@ def record_demonstrations(
         tried = attempts.setdefault(task, {})
         accepted = sum(tried.values())
         jobs = (
-            Attempt(
-                task, environment.distribution, seed, config.noise_rad, robot, _episode_path(out, task, seed)
-            )
+            Attempt(task, environment.distribution, seed, config.noise_rad, robot, _episode_path(out, task, seed))
             for seed in _seeds(config)
             if str(seed) not in tried
         )
@@ -89,8 +87,7 @@ def record_demonstrations(
 def count_attempts(out: Path) -> dict[str, dict[str, int]]:
     """Task -> how many tries were made and how many were accepted."""
     return {
-        task: {"accepted": sum(tried.values()), "attempts": len(tried)}
-        for task, tried in _read_attempts(out).items()
+        task: {"accepted": sum(tried.values()), "attempts": len(tried)} for task, tried in _read_attempts(out).items()
     }
 
 

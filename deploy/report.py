@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import base64
 import importlib.util
-import io
 import json
-import math
 import re
 import shlex
 import struct
@@ -19,12 +17,11 @@ import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from data_pipeline.atomic import write_bytes, write_text
+from data_pipeline.atomic import write_text
 from deploy import plots
 from deploy.intervals import wilson_interval
 from deploy.plots import Bar, Chunk, percent
@@ -300,7 +297,12 @@ def _bar(label: str, rate: float, cell: Mapping[str, Any], kind: str) -> Bar:
     """With the interval that the run states, else the one that the number of episodes implies."""
     if kind == "strict" and cell.get("success_interval_95"):
         return Bar(label, rate, tuple(cell["success_interval_95"]), kind)
-    return Bar(label, rate, wilson_interval(round(rate * cell["episodes"]), cell["episodes"]) if cell.get("episodes") else None, kind)
+    return Bar(
+        label,
+        rate,
+        wilson_interval(round(rate * cell["episodes"]), cell["episodes"]) if cell.get("episodes") else None,
+        kind,
+    )
 
 
 def _told(bars: Iterable[Bar]) -> str:

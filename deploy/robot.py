@@ -16,9 +16,7 @@ def command(args: argparse.Namespace) -> None:
         for path in sorted((configs_dir() / "robots").glob("*.yaml")):
             robot = Embodiment.from_yaml(path)
             drivers = sorted({arm.driver for arm in robot.arms.values()})
-            print(
-                f"{robot.name:24s} {len(robot.arms)} arms, {robot.rate_hz:g} Hz, driver {', '.join(drivers)}"
-            )
+            print(f"{robot.name:24s} {len(robot.arms)} arms, {robot.rate_hz:g} Hz, driver {', '.join(drivers)}")
     else:
         print(explain(Embodiment.from_yaml(find_config("robots", args.robot))))
 

@@ -1,14 +1,13 @@
 """`rdt train`: compose data, model, objective and trainer from a config.
 
-    OUT/demonstrations/, OUT/store/   when the config asks the embedded simulator for data
-    OUT/metrics.jsonl                 the learning curve
-    OUT/checkpoint/                   the newest checkpoint
+OUT/demonstrations/, OUT/store/   when the config asks the embedded simulator for data
+OUT/metrics.jsonl                 the learning curve
+OUT/checkpoint/                   the newest checkpoint
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -44,8 +43,10 @@ def command(args: argparse.Namespace) -> None:
     record(config, out)
     convert_demonstrations(config, out)
     train(config, out)
-    print(f"checkpoint in {out / CHECKPOINT}; next: rdt eval {out / CHECKPOINT} --env "
-          f"{config.demonstrations.environment} --out {out / 'eval'}")
+    print(
+        f"checkpoint in {out / CHECKPOINT}; next: rdt eval {out / CHECKPOINT} --env "
+        f"{config.demonstrations.environment} --out {out / 'eval'}"
+    )
 
 
 def record(config: TrainConfig, out: Path) -> None:

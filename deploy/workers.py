@@ -42,9 +42,7 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def run_ordered(
-    call: Callable[[Job], Result], jobs: Iterable[Job], workers: int
-) -> Iterator[tuple[Job, Result]]:
+def run_ordered(call: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[tuple[Job, Result]]:
     """`call` jobs in worker processes and give (job, result) in the order of the jobs.
 
     Jobs are drawn as workers become free, so the stream may be endless; leaving the loop ends the workers.

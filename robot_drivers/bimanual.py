@@ -29,9 +29,7 @@ class ArmGroup:
     def state(self) -> ArmState:
         """All positions, with the stamp of the oldest."""
         states = [arm.state() for arm in self._arms.values()]
-        return ArmState(
-            np.concatenate([state.positions for state in states]), min(state.stamp_ns for state in states)
-        )
+        return ArmState(np.concatenate([state.positions for state in states]), min(state.stamp_ns for state in states))
 
     def command(self, command: ArmCommand) -> None:
         for side, arm in self._arms.items():
@@ -69,9 +67,7 @@ class Bimanual:
         rate_hz: float = 50.0,
     ) -> None:
         if set(arms) != set(robot.arms):
-            raise ValueError(
-                f"robot {robot.name!r} has arms {list(robot.arms)}, got drivers for {list(arms)}"
-            )
+            raise ValueError(f"robot {robot.name!r} has arms {list(robot.arms)}, got drivers for {list(arms)}")
         bounds = Bounds.of(robot)
         group = ArmGroup(
             {side: arms[side] for side in robot.arms}, {side: robot.arm_slice(side) for side in robot.arms}

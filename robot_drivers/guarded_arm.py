@@ -41,9 +41,7 @@ class GuardedArm:
     _measured: np.ndarray  # the last finite measurement, in command units
     _measured_ns: int | None
 
-    def __init__(
-        self, arm: Arm, bounds: Bounds, settings: LimitSettings | None = None, rate_hz: float = 50.0
-    ) -> None:
+    def __init__(self, arm: Arm, bounds: Bounds, settings: LimitSettings | None = None, rate_hz: float = 50.0) -> None:
         if not rate_hz > 0:
             raise ValueError(f"rate_hz must be positive, got {rate_hz}")
         self._arm = arm

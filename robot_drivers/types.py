@@ -13,11 +13,7 @@ import numpy as np
 
 def _check_positions(owner: str, positions: np.ndarray) -> None:
     if not (isinstance(positions, np.ndarray) and positions.dtype == np.float64 and positions.ndim == 1):
-        got = (
-            f"{positions.dtype} {positions.shape}"
-            if isinstance(positions, np.ndarray)
-            else type(positions).__name__
-        )
+        got = f"{positions.dtype} {positions.shape}" if isinstance(positions, np.ndarray) else type(positions).__name__
         raise ValueError(f"{owner}.positions must be float64 of shape (joints + gripper,), got {got}")
 
 
@@ -53,11 +49,6 @@ class CameraFrame:
 
     def __post_init__(self) -> None:
         image = self.image
-        if not (
-            isinstance(image, np.ndarray)
-            and image.dtype == np.uint8
-            and image.ndim == 3
-            and image.shape[2] == 3
-        ):
+        if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
             got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise ValueError(f"CameraFrame.image must be uint8 of shape (height, width, 3), got {got}")

@@ -93,9 +93,7 @@ def test_mathematics_knows_only_schema_constants():
 
 
 def test_package_markers_are_empty():
-    assert [
-        relative(p) for p in source_files() if p.name == "__init__.py" and p.read_text(encoding="utf-8")
-    ] == []
+    assert [relative(p) for p in source_files() if p.name == "__init__.py" and p.read_text(encoding="utf-8")] == []
 
 
 def test_importing_the_house_needs_no_extra():

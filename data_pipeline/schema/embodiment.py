@@ -186,9 +186,7 @@ class Embodiment:
         """Unified vector(s) (..., 128) -> native float64 (..., num_native); other slots are not read."""
         vector = np.asarray(vector)
         if vector.shape[-1:] != (NUM_SLOTS,):
-            raise ValueError(
-                f"a unified vector has {NUM_SLOTS} slots on its last axis, got shape {vector.shape}"
-            )
+            raise ValueError(f"a unified vector has {NUM_SLOTS} slots on its last axis, got shape {vector.shape}")
         scale, offset = self._affine(kind)
         return (vector[..., self.slots].astype(np.float64) - offset) / scale
 
@@ -216,9 +214,7 @@ def _affine(robot: Embodiment, kind: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _arm_slots(arm: Arm) -> list[int]:
-    return [slot_index(joint.slot) for joint in arm.joints] + (
-        [slot_index(arm.gripper.slot)] if arm.gripper else []
-    )
+    return [slot_index(joint.slot) for joint in arm.joints] + ([slot_index(arm.gripper.slot)] if arm.gripper else [])
 
 
 def _fields_of(cls: type, where: str, raw: Any) -> dict[str, Any]:
@@ -336,6 +332,4 @@ def _check_arm(side: str, arm: Arm) -> None:
         for key in ("state_range", "action_range"):
             closed, opened = getattr(arm.gripper, key)
             if closed == opened or not (math.isfinite(closed) and math.isfinite(opened)):
-                raise ValueError(
-                    f"arms.{side}.gripper.{key} must be two different numbers, got {[closed, opened]}"
-                )
+                raise ValueError(f"arms.{side}.gripper.{key} must be two different numbers, got {[closed, opened]}")

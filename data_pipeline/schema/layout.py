@@ -84,9 +84,7 @@ def slot_range(text: str) -> range:
     """
     match = re.fullmatch(r"\s*(\w+)\s*(?:\[\s*(\d+)\s*(?::\s*(\d+)\s*)?\])?\s*", text)
     if match is None:
-        raise ValueError(
-            f"{text!r} is not a slot block: write 'right_arm_joint_pos[0:6]', 'left_eef_pos[2]' or a slot"
-        )
+        raise ValueError(f"{text!r} is not a slot block: write 'right_arm_joint_pos[0:6]', 'left_eef_pos[2]' or a slot")
     name, start, stop = match.groups()
     if name in SLOT_INDEX and start is None:
         return range(SLOT_INDEX[name], SLOT_INDEX[name] + 1)

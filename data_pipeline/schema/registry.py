@@ -56,12 +56,8 @@ def find_config(kind: str, name_or_path: str | Path) -> Path:
     if path.parent == Path() and path.stem in shipped:
         return shipped[path.stem]
     if path.parent != Path():
-        raise FileNotFoundError(
-            f"no file {path}; the shipped {kind} configs are {', '.join(sorted(shipped))}"
-        )
-    raise FileNotFoundError(
-        unknown_name(f"{kind} config", path.stem, shipped, " (a YAML file's path works too)")
-    )
+        raise FileNotFoundError(f"no file {path}; the shipped {kind} configs are {', '.join(sorted(shipped))}")
+    raise FileNotFoundError(unknown_name(f"{kind} config", path.stem, shipped, " (a YAML file's path works too)"))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -34,9 +34,7 @@ def check_action_offset(name: str, value: object) -> None:
         raise ValueError(f"{name} must be a whole number of steps, 0 or more, got {value!r}")
 
 
-def _check_array(
-    owner: str, name: str, value: np.ndarray, dtype: type, shape: tuple[int | None, ...]
-) -> None:
+def _check_array(owner: str, name: str, value: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> None:
     """`None` in `shape` leaves that axis free."""
     fits = (
         isinstance(value, np.ndarray)
@@ -175,9 +173,7 @@ class Episode:
         _check_roles(owner, "images", self.images)
         for role, frames in self.images.items():
             if len(frames) != self.num_steps:
-                raise ValueError(
-                    f"{owner}: camera {role!r} has {len(frames)} frames for {self.num_steps} steps"
-                )
+                raise ValueError(f"{owner}: camera {role!r} has {len(frames)} frames for {self.num_steps} steps")
         if self.num_steps == 0:
             raise ValueError(f"{owner} has no steps")
         if not self.instructions:

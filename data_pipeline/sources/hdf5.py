@@ -255,9 +255,7 @@ def _images(file: h5py.File, path: Path, num_steps: int, colour: Colour) -> dict
         key = f"observations/images/{name}"
         pictures = _dataset(file, key)
         if len(pictures) != num_steps:
-            raise ValueError(
-                f"key {key!r} has {len(pictures)} frames, 'observations/qpos' has {num_steps} steps"
-            )
+            raise ValueError(f"key {key!r} has {len(pictures)} frames, 'observations/qpos' has {num_steps} steps")
         if pictures.ndim == 4:
             if pictures.dtype != np.uint8 or pictures.shape[3] != 3:
                 raise ValueError(f"key {key!r} must be uint8 (steps, height, width, 3), got {pictures.shape}")
@@ -275,9 +273,7 @@ def _jpegs(pictures: h5py.Dataset, key: str) -> list[bytes]:
         raise ValueError(f"key {key!r} cannot be read: {error}") from None
     padded = pictures.ndim == 2 and pictures.dtype == np.uint8
     if not padded and not (pictures.ndim == 1 and pictures.dtype.kind in "SOV"):
-        raise ValueError(
-            f"key {key!r} must hold JPEG byte strings or frames, got {pictures.dtype} {pictures.shape}"
-        )
+        raise ValueError(f"key {key!r} must hold JPEG byte strings or frames, got {pictures.dtype} {pictures.shape}")
     return [(row if isinstance(row, bytes) else np.asarray(row).tobytes()).rstrip(b"\0") for row in rows]
 
 

@@ -69,9 +69,7 @@ def draw_dropout(rng: np.random.Generator, rates: DropoutRates, image_history: i
     return Dropped(
         state=bool(state < rates.state),
         state_mask=bool(state_mask < rates.state_mask),
-        images={
-            role: draws < image_rates[role] for role, draws in zip(CAMERA_ROLES, per_camera, strict=True)
-        },
+        images={role: draws < image_rates[role] for role, draws in zip(CAMERA_ROLES, per_camera, strict=True)},
         instruction=bool(instruction < rates.instruction),
         control_hz=bool(control_hz < rates.control_hz),
     )

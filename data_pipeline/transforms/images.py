@@ -51,7 +51,5 @@ def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     if frames.shape[-3:-1] == (height, width):
         return frames
     flat = frames.reshape(-1, *frames.shape[-3:])
-    resized = [
-        np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)) for frame in flat
-    ]
+    resized = [np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)) for frame in flat]
     return np.array(resized, dtype=np.uint8).reshape(*frames.shape[:-3], height, width, 3)

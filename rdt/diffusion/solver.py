@@ -51,9 +51,7 @@ def dpm_solver_table(
     """
     last = len(alphas_cumprod) - 1
     if not 1 <= num_steps <= last:
-        raise ValueError(
-            f"the sampler takes 1 to {last} steps with {last + 1} training steps, got {num_steps}"
-        )
+        raise ValueError(f"the sampler takes 1 to {last} steps with {last + 1} training steps, got {num_steps}")
     timesteps = np.linspace(0, last, num_steps + 1).round().astype(int)[:0:-1].tolist()
     acp = alphas_cumprod.double()[timesteps].tolist()
     alphas = [math.sqrt(a) for a in acp] + [1.0]
@@ -69,9 +67,7 @@ def dpm_solver_table(
         if 0 < i < num_steps - 1:
             half_inverse_r = 0.5 * (lambdas[i + 1] - lambdas[i]) / (lambdas[i] - lambdas[i - 1])
         ax, ap = {"sample": (0.0, 1.0), "epsilon": (1 / alpha, -sigma / alpha)}[prediction_type]
-        steps.append(
-            SolverStep(timestep, sigma / alpha, ax, ap, cx, a * (1 + half_inverse_r), -a * half_inverse_r)
-        )
+        steps.append(SolverStep(timestep, sigma / alpha, ax, ap, cx, a * (1 + half_inverse_r), -a * half_inverse_r))
     return tuple(steps)
 
 

@@ -47,9 +47,7 @@ class HashedBigrams(nn.Module):
         self.num_buckets = num_buckets
         self.table = nn.Embedding(num_buckets + 1, token_dim, padding_idx=0)  # id 0 is padding
 
-    def tokenize(
-        self, sentences: Sequence[str]
-    ) -> tuple[Int[Tensor, "batch token"], Bool[Tensor, "batch token"]]:
+    def tokenize(self, sentences: Sequence[str]) -> tuple[Int[Tensor, "batch token"], Bool[Tensor, "batch token"]]:
         ids = torch.zeros(len(sentences), self.max_tokens, dtype=torch.long)
         for row, sentence in enumerate(sentences):
             words = ["<s>", *re.findall(r"[a-z0-9]+", sentence.lower()), "</s>"]

@@ -87,9 +87,7 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def key_value(self, condition: Float[Tensor, "batch token hidden"]) -> KeyValue:
-        k, v = (
-            self.kv(condition).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
-        )  # each (B, S, heads, head_dim)
+        k, v = self.kv(condition).unflatten(-1, (2, self.num_heads, -1)).unbind(2)  # each (B, S, heads, head_dim)
         return KeyValue(self.k_norm(k).transpose(1, 2), v.transpose(1, 2))
 
     def forward(
@@ -173,9 +171,7 @@ def make_adaptor(kind: str, in_features: int, hidden_size: int) -> nn.Module:
         return nn.Linear(in_features, hidden_size)
     match = re.fullmatch(r"mlp([1-9]\d*)x_gelu", kind)
     if match is None:
-        raise ValueError(
-            f"unknown adaptor {kind!r}: write 'linear' or 'mlpKx_gelu', for instance 'mlp2x_gelu'"
-        )
+        raise ValueError(f"unknown adaptor {kind!r}: write 'linear' or 'mlpKx_gelu', for instance 'mlp2x_gelu'")
     layers: list[nn.Module] = [nn.Linear(in_features, hidden_size)]
     for _ in range(int(match[1]) - 1):
         layers += [nn.GELU(approximate="tanh"), nn.Linear(hidden_size, hidden_size)]

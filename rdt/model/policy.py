@@ -51,9 +51,7 @@ class RDTPolicy(nn.Module):
         self.lang_adaptor = make_adaptor(config.lang_adaptor, config.lang_token_dim, config.hidden_size)
         self.img_adaptor = make_adaptor(config.img_adaptor, config.img_token_dim, config.hidden_size)
         # values and mask bits side by side, for the state and for every action
-        self.state_adaptor = make_adaptor(
-            config.state_adaptor, 2 * config.state_token_dim, config.hidden_size
-        )
+        self.state_adaptor = make_adaptor(config.state_adaptor, 2 * config.state_token_dim, config.hidden_size)
         self.model = Transformer(
             hidden_size=config.hidden_size,
             depth=config.depth,
@@ -171,10 +169,7 @@ class RDTPolicy(nn.Module):
         self, condition: EncodedCondition, noise: Float[Tensor, "batch horizon slot"]
     ) -> Float[Tensor, "batch horizon slot"]:
         """Actions from noise by the solver, in the noise's type; slots that the robot lacks are 0."""
-        return (
-            sample(partial(self.denoise, condition=condition), noise, self.solver_table)
-            * condition.action_mask
-        )
+        return sample(partial(self.denoise, condition=condition), noise, self.solver_table) * condition.action_mask
 
     @torch.no_grad()
     def predict_action(
@@ -233,9 +228,7 @@ class RDTPolicy(nn.Module):
         if noise is None:
             noise = torch.randn_like(action_gt)
         if timesteps is None:
-            timesteps = torch.randint(
-                self.config.num_train_timesteps, (len(action_gt),), device=action_gt.device
-            )
+            timesteps = torch.randint(self.config.num_train_timesteps, (len(action_gt),), device=action_gt.device)
         noisy_action = q_sample(action_gt, noise, timesteps, self.alphas_cumprod.to(action_gt.device))
         prediction = self(
             noisy_action,
@@ -247,9 +240,7 @@ class RDTPolicy(nn.Module):
             action_mask,
             ctrl_freqs,
         )
-        return F.mse_loss(
-            prediction.float(), training_target(self.config.prediction_type, action_gt, noise).float()
-        )
+        return F.mse_loss(prediction.float(), training_target(self.config.prediction_type, action_gt, noise).float())
 
     def _embed(
         self, vectors: Float[Tensor, "batch token slot"], mask: Num[Tensor, "batch 1 slot"]

@@ -39,9 +39,7 @@ class RDTConfig:
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}"
-            )
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         if self.action_dim != self.state_token_dim:
             raise ValueError(
                 f"action_dim {self.action_dim} and state_token_dim {self.state_token_dim} must be equal: "
@@ -70,9 +68,7 @@ class RDTConfig:
             raise ValueError(f"beta_schedule {schedule!r} is not supported: RDT uses 'squaredcos_cap_v2'")
         sources = dict.fromkeys(cls.__dataclass_fields__, members)
         sources |= dict.fromkeys(("hidden_size", "depth", "num_heads"), network)
-        sources |= dict.fromkeys(
-            ("num_train_timesteps", "num_inference_timesteps", "prediction_type"), scheduler
-        )
+        sources |= dict.fromkeys(("num_train_timesteps", "num_inference_timesteps", "prediction_type"), scheduler)
         values = {name: source[name] for name, source in sources.items() if name in source}
         missing = [f"rdt.{name}" for name in ("hidden_size", "depth", "num_heads") if name not in values]
         if missing:

@@ -100,9 +100,7 @@ def _find_weights(path: str | os.PathLike[str]) -> Path:
     parts = str(path).split("/")
     if len(parts) == 2 and all(parts) and not str(path).startswith((".", "~")):
         return _download(str(path))
-    raise CheckpointError(
-        f"{local} does not exist: give a folder, a file of weights or a hub id 'owner/name'"
-    )
+    raise CheckpointError(f"{local} does not exist: give a folder, a file of weights or a hub id 'owner/name'")
 
 
 def _download(hub_id: str) -> Path:
@@ -126,9 +124,7 @@ def _download(hub_id: str) -> Path:
             return Path(hf_hub_download(hub_id, PICKLE_FILE))
     except Exception as error:  # the hub's family of errors is wide: no such name, no network, no permission
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(
-            f"{hub_id!r} is no local path and could not be fetched: {reason[0]} {by_hand}"
-        ) from error
+        raise CheckpointError(f"{hub_id!r} is no local path and could not be fetched: {reason[0]} {by_hand}") from error
 
 
 def _read_state(file: Path) -> dict[str, Tensor]:

@@ -55,8 +55,7 @@ class Transformer(nn.Module):
     def key_values(self, conditions: Sequence[Float[Tensor, "batch source hidden"]]) -> tuple[KeyValue, ...]:
         """Keys and values of each block's condition; `forward` takes them in place of the tokens."""
         return tuple(
-            block.cross_attn.key_value(condition)
-            for block, condition in zip(self.blocks, conditions, strict=True)
+            block.cross_attn.key_value(condition) for block, condition in zip(self.blocks, conditions, strict=True)
         )
 
     def forward(
@@ -69,9 +68,7 @@ class Transformer(nn.Module):
         lang_mask: Bool[Tensor, "batch 1 1 lang"] | None,
     ) -> Float[Tensor, "batch horizon slot"]:
         t_token = self.t_embedder(timesteps)[:, None].expand_as(freq_token)  # (B, 1, D)
-        x = (
-            torch.cat([t_token, freq_token, state_token, action_tokens], dim=1) + self.x_pos_embed
-        )  # (B, 3 + H, D)
+        x = torch.cat([t_token, freq_token, state_token, action_tokens], dim=1) + self.x_pos_embed  # (B, 3 + H, D)
         for i, (block, condition) in enumerate(zip(self.blocks, conditions, strict=True)):
             x = block(x, condition, lang_mask if i % 2 == 0 else None)  # (B, 3 + H, D)
         return self.final_layer(x[:, -self.horizon :])  # (B, H, A)

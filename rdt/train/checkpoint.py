@@ -53,9 +53,7 @@ def save_checkpoint(
         tensors = {name: t.detach().cpu().contiguous() for name, t in model.condition.state_dict().items()}
         save_file(tensors, temporary / "condition.safetensors")
         (temporary / "run.yaml").write_text(dump_config(config), encoding="utf-8")
-        (temporary / "robot.yaml").write_text(
-            yaml.safe_dump(robot.to_dict(), sort_keys=False), encoding="utf-8"
-        )
+        (temporary / "robot.yaml").write_text(yaml.safe_dump(robot.to_dict(), sort_keys=False), encoding="utf-8")
         (temporary / "statistics.json").write_text(json.dumps(statistics, indent=1), encoding="utf-8")
         torch.save(trainer_state, temporary / "trainer.pt")
 

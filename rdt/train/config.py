@@ -65,9 +65,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     return config_from_dict(read_yaml(path), overrides, where=str(path))
 
 
-def config_from_dict(
-    raw: dict[str, Any], overrides: Sequence[str] = (), where: str = "config"
-) -> TrainConfig:
+def config_from_dict(raw: dict[str, Any], overrides: Sequence[str] = (), where: str = "config") -> TrainConfig:
     """The same from the mapping that a checkpoint stores."""
     from jsonargparse import ArgumentError, ArgumentParser
 

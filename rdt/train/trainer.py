@@ -85,9 +85,7 @@ class Trainer:
                             **{name: value.item() for name, value in parts.items()},
                         }
                         if not torch.isfinite(loss):
-                            raise FloatingPointError(
-                                f"the loss is {row['loss']} at step {self.step}: lower optim.lr"
-                            )
+                            raise FloatingPointError(f"the loss is {row['loss']} at step {self.step}: lower optim.lr")
                         smoothed = row["loss"] if smoothed is None else 0.9 * smoothed + 0.1 * row["loss"]
                         if validate_now and self.validate:
                             self.deployed.eval()

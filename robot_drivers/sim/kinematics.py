@@ -99,8 +99,6 @@ class ArmKinematics:
 
 def _axis_angle(rotation: np.ndarray) -> np.ndarray:
     """Rotation vector (3,) of a rotation matrix, for angles below pi."""
-    axis = np.array(
-        [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
-    )
+    axis = np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]])
     sine, cosine = np.linalg.norm(axis) / 2, (np.trace(rotation) - 1) / 2
     return axis / 2 if sine < 1e-9 else axis * (np.arctan2(sine, cosine) / (2 * sine))

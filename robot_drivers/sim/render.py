@@ -71,9 +71,7 @@ class Renderer(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
-def make_renderer(
-    model: mujoco.MjModel, height: int = 64, width: int = 64, backend: str | None = None
-) -> Renderer:
+def make_renderer(model: mujoco.MjModel, height: int = 64, width: int = 64, backend: str | None = None) -> Renderer:
     """A renderer for pictures of `height` x `width`, at most 480 x 640, of one model.
 
     `backend` is one of BACKENDS; without it `choose_backend` decides.
@@ -83,16 +81,12 @@ def make_renderer(
     _check_name(backend, "backend")
     limit = model.vis.global_
     if not (0 < height <= limit.offheight and 0 < width <= limit.offwidth):
-        raise ValueError(
-            f"a picture of {height} x {width} exceeds the buffer of {limit.offheight} x {limit.offwidth}"
-        )
+        raise ValueError(f"a picture of {height} x {width} exceeds the buffer of {limit.offheight} x {limit.offwidth}")
     if backend == "raycast":
         return RayCaster(model, height, width)
     try:
         return GLRenderer(model, height, width, backend)
-    except (
-        Exception
-    ) as error:  # PyOpenGL raises AttributeErrors on None, ImportErrors, GLErrors, by the weather
+    except Exception as error:  # PyOpenGL raises AttributeErrors on None, ImportErrors, GLErrors, by the weather
         raise RendererUnavailableError(_explain(backend, str(error))) from error
 
 
@@ -221,12 +215,8 @@ class GLRenderer(_CameraRenderer):
 
     def __del__(self) -> None:
         if getattr(self, "_gl", None) is not None:
-            warnings.warn(
-                "an OpenGL renderer was not closed: use `with` or close()", ResourceWarning, stacklevel=2
-            )
-            self._gl._context = (
-                None  # at exit its display is gone already, and freeing would only print errors
-            )
+            warnings.warn("an OpenGL renderer was not closed: use `with` or close()", ResourceWarning, stacklevel=2)
+            self._gl._context = None  # at exit its display is gone already, and freeing would only print errors
 
 
 class RayCaster(_CameraRenderer):

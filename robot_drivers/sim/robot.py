@@ -57,17 +57,12 @@ class SimRobot:
 
         names = {side: [f"vx300s_{side}/{joint}" for joint in JOINTS] for side in SIDES}
         self._qpos = {
-            side: np.array(
-                [self._model.joint(n).qposadr[0] for n in [*names[side], f"vx300s_{side}/left_finger"]]
-            )
+            side: np.array([self._model.joint(n).qposadr[0] for n in [*names[side], f"vx300s_{side}/left_finger"]])
             for side in SIDES
         }
-        self._ctrl = {
-            side: slice(8 * i, 8 * i + 8) for i, side in enumerate(SIDES)
-        }  # 6 joints, 2 mirrored fingers
+        self._ctrl = {side: slice(8 * i, 8 * i + 8) for i, side in enumerate(SIDES)}  # 6 joints, 2 mirrored fingers
         self._object_qpos = {
-            body: self._model.jnt_qposadr[self._model.body(body).jntadr[0]]
-            for body in self.scene.object_bodies
+            body: self._model.jnt_qposadr[self._model.body(body).jntadr[0]] for body in self.scene.object_bodies
         }
         object_ids = [self._model.body(body).id for body in self.scene.object_bodies]
         self._is_object = np.isin(self._model.geom_bodyid, object_ids)
@@ -171,9 +166,7 @@ class SimRobot:
         self._reward = self.task.reward(self._contacts)
         self.highest_reward = max(self.highest_reward, self._reward)
         if self.first_touch is None:
-            sides = {
-                side for pair in self._contacts for side in SIDES for geom in pair if f"_{side}/" in geom
-            }
+            sides = {side for pair in self._contacts for side in SIDES for geom in pair if f"_{side}/" in geom}
             self.first_touch = min(sides, default=None)
 
     def _names(self, first: int, second: int) -> frozenset[str]:

@@ -31,9 +31,7 @@ ARM_DIM = len(JOINTS) + 1  # six joints in rad, then the gripper's opening in [0
 CONTROL_HZ = 50
 PHYSICS_STEPS = 10  # of 2 ms, per control tick
 
-GRIPPER_CLOSED_M = (
-    0.01844  # finger slide at opening 0 and 1: PUPPET_GRIPPER_POSITION_* in gym_aloha/constants.py;
-)
+GRIPPER_CLOSED_M = 0.01844  # finger slide at opening 0 and 1: PUPPET_GRIPPER_POSITION_* in gym_aloha/constants.py;
 GRIPPER_OPEN_M = 0.05800  # the actuators reach 0.021 to 0.057 m, openings 0.065 to 0.975
 
 HOME = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.1])  # one arm at reset, START_ARM_POSE in the same file

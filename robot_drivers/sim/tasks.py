@@ -101,9 +101,8 @@ class Task:
     instructions: tuple[str, ...]  # phrasings for training
     held_out_instructions: tuple[str, ...]  # phrasings for testing only
     reward: Callable[[Contacts], int]  # the benchmark's, 0..4
-    strict_success: Callable[
-        [Contacts, Positions], bool
-    ]  # of the last moments' contacts together; at the end
+    strict_success: Callable[[Contacts, Positions], bool]  # of the last moments' contacts together; at the end
+    first_arm: str | None = None  # the arm that should touch an object first, where the task says
 
 
 def _transfer(giver: str) -> Task:
@@ -126,6 +125,7 @@ def _transfer(giver: str) -> Task:
         ),
         reward=partial(_transfer_reward, giver=giver),
         strict_success=partial(_transfer_strict, giver=giver),
+        first_arm=giver,
     )
 
 
@@ -176,9 +176,7 @@ def draw_positions(distribution: str, seed: int) -> dict[str, np.ndarray]:
     All objects start axis-aligned, 5 cm above the table, and drop in the first ticks.
     """
     random = np.random.RandomState(seed)  # its stream is frozen by numpy, and it is the benchmark's
-    return {
-        name: random.uniform(low, high) for name, (low, high) in lookup(DISTRIBUTIONS, distribution).items()
-    }
+    return {name: random.uniform(low, high) for name, (low, high) in lookup(DISTRIBUTIONS, distribution).items()}
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,7 @@ def sources(tmp_path, robot, native, pictures):
         qpos, action = native(5 + i, seed=i)
         paths.append(tmp_path / "pick_cup" / f"episode_{i}.hdf5")
         images = {"external": pictures(5 + i, i)}
-        write_episode(
-            paths[-1], qpos=qpos, action=action, images=images, instructions=["wave"], embodiment=robot
-        )
+        write_episode(paths[-1], qpos=qpos, action=action, images=images, instructions=["wave"], embodiment=robot)
     return paths
 
 

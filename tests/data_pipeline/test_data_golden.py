@@ -43,9 +43,7 @@ def episode():
 def test_joints_to_unified(expected):
     vector, mask = ROBOT.to_unified(expected["joints.in"], kind="state")
     np.testing.assert_allclose(vector, expected["joints.state"], atol=1e-6)
-    np.testing.assert_array_equal(
-        np.broadcast_to(mask, expected["joints.mask"].shape), expected["joints.mask"]
-    )
+    np.testing.assert_array_equal(np.broadcast_to(mask, expected["joints.mask"].shape), expected["joints.mask"])
 
 
 def test_unified_to_commands(expected):
@@ -54,12 +52,8 @@ def test_unified_to_commands(expected):
 
 
 def test_rotations(expected):
-    np.testing.assert_allclose(
-        rotation.matrix_from_euler(expected["rot.euler"]), expected["rot.matrix"], atol=1e-6
-    )
-    np.testing.assert_allclose(
-        rotation.rot6d_from_matrix(expected["rot.matrix"]), expected["rot.ortho6d"], atol=1e-6
-    )
+    np.testing.assert_allclose(rotation.matrix_from_euler(expected["rot.euler"]), expected["rot.matrix"], atol=1e-6)
+    np.testing.assert_allclose(rotation.rot6d_from_matrix(expected["rot.matrix"]), expected["rot.ortho6d"], atol=1e-6)
     np.testing.assert_allclose(
         rotation.matrix_from_rot6d(expected["rot.noisy6d"]), expected["rot.noisy_matrix"], atol=1e-6
     )
@@ -76,9 +70,7 @@ def samples(expected, episode):
 
 def _from_step(episode: Episode, first: int) -> Episode:
     images = {role: np.stack(list(frames))[first:] for role, frames in episode.images.items()}
-    return dataclasses.replace(
-        episode, states=episode.states[first:], actions=episode.actions[first:], images=images
-    )
+    return dataclasses.replace(episode, states=episode.states[first:], actions=episode.actions[first:], images=images)
 
 
 def test_states_and_actions(expected, episode):
@@ -101,9 +93,7 @@ def test_frames(expected, episode):
 
 def test_frame_masks(expected, episode):
     for step, sample, _ in samples(expected, episode):
-        np.testing.assert_array_equal(
-            sample.observation.image_masks["external"], expected[f"{step}.cam_high_mask"]
-        )
+        np.testing.assert_array_equal(sample.observation.image_masks["external"], expected[f"{step}.cam_high_mask"])
 
 
 def test_pixel_values(expected, episode):
@@ -114,8 +104,7 @@ def test_pixel_values(expected, episode):
         history = zip(*(expected[f"{step}.{CAMERA_KEYS[role]}"] for role in CAMERA_ROLES), strict=True)
         for frames, valid in zip(history, expected[f"{step}.cam_high_mask"], strict=True):
             ours = [
-                resize(pad_square(frame if valid else np.full_like(frame, BACKGROUND)), side, side)
-                for frame in frames
+                resize(pad_square(frame if valid else np.full_like(frame, BACKGROUND)), side, side) for frame in frames
             ]
             normalised = (np.stack(ours).transpose(0, 3, 1, 2) / 255 - 0.5) / 0.5
             np.testing.assert_allclose(normalised, pixels[: len(ours)], atol=1e-5)

@@ -105,8 +105,7 @@ def test_a_stream_gives_the_same_samples_decoded_or_not(tmp_path, robot, episode
         for i in range(3):
             store.add(episode(num_steps=5 + i, seed=i, name=f"e{i}"))
     streams = [
-        SampleStream([store], seed=3, horizon=4, decoded_cache_bytes=limit)
-        for limit in (0, store.decoded_bytes)
+        SampleStream([store], seed=3, horizon=4, decoded_cache_bytes=limit) for limit in (0, store.decoded_bytes)
     ]
     for index in [*range(30), 10**9]:
         place = streams[0].mixture.locate(index)

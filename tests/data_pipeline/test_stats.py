@@ -17,9 +17,7 @@ from data_pipeline.stats import Moments, SlotStats
 MASK = np.zeros(NUM_SLOTS, dtype=bool)
 MASK[[0, 7, 60]] = True
 live_values = st.integers(1, 20).flatmap(
-    lambda steps: arrays(
-        np.float32, (steps, 3), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)
-    )
+    lambda steps: arrays(np.float32, (steps, 3), elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
 )
 
 
@@ -33,9 +31,7 @@ def assert_identical(a: SlotStats, b: SlotStats) -> None:
     assert a.to_dict() == b.to_dict()
 
 
-@given(
-    live=live_values, order=st.randoms(use_true_random=False), cuts=st.lists(st.integers(0, 20), max_size=4)
-)
+@given(live=live_values, order=st.randoms(use_true_random=False), cuts=st.lists(st.integers(0, 20), max_size=4))
 def test_any_division_and_order_gives_the_same_bits(live, order, cuts):
     values = unified(live)
     parts = np.split(values, sorted(min(cut, len(values)) for cut in cuts))

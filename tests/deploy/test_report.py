@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from deploy import report as module
 from deploy.cli import build_parser
 from deploy.intervals import wilson_interval
 from deploy.report import write_report
+from deploy.video import write_video
 
 for library in ("matplotlib", "jinja2", "imageio", "imageio_ffmpeg"):
     pytest.importorskip(library, reason="needs the extra `sim`")
@@ -83,16 +83,12 @@ def write_run(run: Path, report: dict) -> Path:
     return run
 
 
-def write_video(path: Path, num_frames: int = 10, colour: int = 0) -> Path:
-    """A bright square that crosses a plain picture."""
-    import imageio.v2 as imageio
-
-    frames = np.full((num_frames, 48, 64, 3), colour, np.uint8)
+def film(path: Path) -> None:
+    """A bright square that crosses a dark picture."""
+    frames = np.zeros((10, 48, 64, 3), np.uint8)
     for i, frame in enumerate(frames):
         frame[16:32, 4 * i : 4 * i + 16] = 255
-    path.parent.mkdir(parents=True, exist_ok=True)
-    imageio.mimwrite(path, list(frames), fps=10, codec="libx264", format="FFMPEG", macro_block_size=16)
-    return path
+    write_video(path, list(frames), fps=10.0)
 
 
 def metrics_row(step: int, **others) -> str:
@@ -143,9 +139,9 @@ def full_run(tmp_path_factory) -> Path:
     chunk = {"start": 4, "actions": (demonstration[4:12] + 0.25).tolist()}
     record = {"names": NAMES, "rate_hz": 12.5, "demonstration": demonstration.tolist(), "chunks": [chunk]}
     (run / "open_loop.json").write_text(json.dumps({"transfer_right_to_left": record}), encoding="utf-8")
-    write_video(run / "rollouts/transfer_right_to_left_1000000001_success.mp4")
-    write_video(run / "rollouts/transfer_right_to_left_1000000000_failure.mp4")
-    write_video(run / "rollouts/an odd #name.mp4")
+    film(run / "rollouts/transfer_right_to_left_1000000001_success.mp4")
+    film(run / "rollouts/transfer_right_to_left_1000000000_failure.mp4")
+    film(run / "rollouts/an odd #name.mp4")
     (run / "rollouts/transfer_left_to_right_3_success.mp4").write_bytes(b"no video")
     assert write_report(run) == run / "report.html"
     return run

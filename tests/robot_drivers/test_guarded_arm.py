@@ -121,9 +121,7 @@ def test_a_kink_is_caught_up_without_oscillation():
 @settings(deadline=None, max_examples=50)
 @given(
     st.lists(
-        st.tuples(
-            st.sampled_from(["command", "hold", "nan", "skip"]), st.floats(-4, 4), st.integers(-T, 3 * T)
-        ),
+        st.tuples(st.sampled_from(["command", "hold", "nan", "skip"]), st.floats(-4, 4), st.integers(-T, 3 * T)),
         min_size=1,
         max_size=60,
     )

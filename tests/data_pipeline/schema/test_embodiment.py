@@ -101,9 +101,7 @@ def test_shipped_robots_load(path):
     robot = Embodiment.from_yaml(path)
     assert robot.name == path.stem
     assert Embodiment.from_dict(robot.to_dict()) == robot
-    assert set(robot.cameras) and all(
-        np.isfinite(j.limits).all() for a in robot.arms.values() for j in a.joints
-    )
+    assert set(robot.cameras) and all(np.isfinite(j.limits).all() for a in robot.arms.values() for j in a.joints)
 
 
 @pytest.mark.parametrize("name", ["sim_bimanual", "aloha_viperx", "agilex_cobot_magic"])

@@ -61,9 +61,7 @@ def test_draws_are_independent_and_at_their_rates():
     rates = DropoutRates(state=0.1, state_mask=0.2, image=0.3, external=0.6, instruction=0.4, control_hz=0.5)
     rng = np.random.default_rng(0)
     table = np.array([_flat(draw_dropout(rng, rates, 2)) for _ in range(4000)], dtype=float)
-    np.testing.assert_allclose(
-        table.mean(axis=0), [0.1, 0.2, 0.4, 0.5, 0.6, 0.6, 0.3, 0.3, 0.3, 0.3], atol=0.04
-    )
+    np.testing.assert_allclose(table.mean(axis=0), [0.1, 0.2, 0.4, 0.5, 0.6, 0.6, 0.3, 0.3, 0.3, 0.3], atol=0.04)
     assert np.abs(np.corrcoef(table.T) - np.eye(10)).max() < 0.07
 
 

@@ -15,9 +15,7 @@ SIZE = 64
 def make_encoder(**config) -> ConditionEncoder:
     config = ConditionConfig(**config)
     num_images = len(config.cameras) * config.image_history
-    return ConditionEncoder(
-        config, lang_token_dim=8, max_lang_tokens=6, img_token_dim=8, img_cond_len=2 * num_images
-    )
+    return ConditionEncoder(config, lang_token_dim=8, max_lang_tokens=6, img_token_dim=8, img_cond_len=2 * num_images)
 
 
 def make_observation(**changes) -> Observation:

@@ -26,9 +26,7 @@ def random_(module):
 
 
 def tokens(count, size=16, batch=2):
-    return torch.randn(
-        batch, count, size, generator=torch.Generator().manual_seed(count), dtype=torch.float64
-    )
+    return torch.randn(batch, count, size, generator=torch.Generator().manual_seed(count), dtype=torch.float64)
 
 
 def test_unbiased_norm_is_its_formula():
@@ -75,11 +73,7 @@ def test_cross_attention_is_its_formula():
     out = torch.empty_like(x)
     for head in range(4):
         columns = slice(4 * head, 4 * head + 4)
-        scores = (
-            attention.q_norm(attention.q(x)[..., columns])
-            @ attention.k_norm(k[..., columns]).mT
-            / math.sqrt(4)
-        )
+        scores = attention.q_norm(attention.q(x)[..., columns]) @ attention.k_norm(k[..., columns]).mT / math.sqrt(4)
         out[..., columns] = scores.masked_fill(~mask[:, None], -math.inf).softmax(-1) @ v[..., columns]
     torch.testing.assert_close(attention(x, condition, mask[:, None, None]), attention.proj(out))
 
@@ -98,9 +92,7 @@ def test_scalar_features_are_cosines_then_sines():
     features = embedder(torch.tensor([0, 3]))
     assert features.shape == (2, 256)
     torch.testing.assert_close(features[0], torch.cat([torch.ones(128), torch.zeros(128)]))
-    assert features[1, 0].item() == pytest.approx(math.cos(3)) and features[1, 128].item() == pytest.approx(
-        math.sin(3)
-    )
+    assert features[1, 0].item() == pytest.approx(math.cos(3)) and features[1, 128].item() == pytest.approx(math.sin(3))
 
 
 def test_scalars_may_be_fractions_and_weights_half():

@@ -92,9 +92,7 @@ def test_epsilon_policy_samples_like_diffusers(config, make_policy, make_inputs,
     diffusers = pytest.importorskip("diffusers")
     policy = make_policy(dataclasses.replace(config, prediction_type="epsilon", num_inference_timesteps=8))
     inputs, noise = make_inputs(config), make_noise(config)
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        beta_schedule="squaredcos_cap_v2", prediction_type="epsilon"
-    )
+    scheduler = diffusers.DPMSolverMultistepScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="epsilon")
     scheduler.set_timesteps(8)
     x = noise
     with torch.no_grad():
@@ -102,9 +100,7 @@ def test_epsilon_policy_samples_like_diffusers(config, make_policy, make_inputs,
             x = scheduler.step(policy(x, t[None], **inputs), t, x).prev_sample
     x = x * inputs["action_mask"]
     scale = x.abs().max()
-    torch.testing.assert_close(
-        policy.predict_action(**inputs, noise=noise) / scale, x / scale, atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(policy.predict_action(**inputs, noise=noise) / scale, x / scale, atol=1e-4, rtol=0)
 
 
 def test_other_step_counts_share_the_condition(config, make_policy, make_inputs, make_noise):

@@ -8,9 +8,7 @@ from rdt.model.position import condition_table, grid_table, sequence_table, sinc
 
 def test_sines_come_first():
     table = sincos(8, np.arange(3))
-    np.testing.assert_allclose(
-        table[2], [*np.sin(2 * 10.0 ** -np.arange(4)), *np.cos(2 * 10.0 ** -np.arange(4))]
-    )
+    np.testing.assert_allclose(table[2], [*np.sin(2 * 10.0 ** -np.arange(4)), *np.cos(2 * 10.0 ** -np.arange(4))])
 
 
 def test_sequence_tells_kind_and_position():

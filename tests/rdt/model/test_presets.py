@@ -54,8 +54,7 @@ def test_nested_form_is_read():
     config = dataclasses.replace(PRESETS["rdt_tiny"], prediction_type="epsilon", num_inference_timesteps=7)
     flat = config.to_json()
     members = {
-        name: flat.pop(name)
-        for name in ("rdt", "noise_scheduler", "lang_adaptor", "img_adaptor", "state_adaptor")
+        name: flat.pop(name) for name in ("rdt", "noise_scheduler", "lang_adaptor", "img_adaptor", "state_adaptor")
     }
     assert RDTConfig.from_json({**flat, "config": members}) == config
 

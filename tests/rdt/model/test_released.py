@@ -34,9 +34,7 @@ def test_round_trip(saved, make_inputs, make_noise):
     loaded = load_released(folder)
     assert_same(policy, loaded)
     inputs, noise = make_inputs(policy.config), make_noise(policy.config)
-    assert torch.equal(
-        policy.predict_action(**inputs, noise=noise), loaded.predict_action(**inputs, noise=noise)
-    )
+    assert torch.equal(policy.predict_action(**inputs, noise=noise), loaded.predict_action(**inputs, noise=noise))
     assert all(parameter.requires_grad for parameter in loaded.parameters())
 
 
@@ -66,9 +64,7 @@ def test_deepspeed_file_below_the_config(saved):
     (folder / "pytorch_model.bin").unlink()
     (folder / "pytorch_model").mkdir()
     file = folder / "pytorch_model" / "mp_rank_00_model_states.pt"
-    torch.save(
-        {"module": policy.state_dict(), "global_steps": 7, "param_shapes": [{"a": torch.Size([3])}]}, file
-    )
+    torch.save({"module": policy.state_dict(), "global_steps": 7, "param_shapes": [{"a": torch.Size([3])}]}, file)
     assert_same(policy, load_released(file))
     assert_same(policy, load_released(folder))
 
@@ -152,9 +148,7 @@ def test_truncated_file(saved, name):
 
 def test_git_lfs_pointer(saved):
     _, folder = saved
-    (folder / "pytorch_model.bin").write_text(
-        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
-    )
+    (folder / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(CheckpointError, match="Git LFS pointer"):
         load_released(folder)
 
@@ -209,9 +203,7 @@ def test_empty_folder_and_missing_path(tmp_path):
 def test_hub_id_without_huggingface_hub(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(
-        CheckpointError, match=r"not installed.*put config.json and pytorch_model.bin"
-    ) as caught:
+    with pytest.raises(CheckpointError, match=r"not installed.*put config.json and pytorch_model.bin") as caught:
         load_released("robotics-diffusion-transformer/rdt-1b")
     assert "https://huggingface.co/robotics-diffusion-transformer/rdt-1b/tree/main" in str(caught.value)
 
@@ -237,9 +229,7 @@ def test_hub_id_falls_back_to_the_pickle(saved, monkeypatch):
 
     not_found = fake_hub(monkeypatch, download)
     assert_same(policy, load_released("owner/name"))
-    assert asked == [
-        ("owner/name", name) for name in ("config.json", "model.safetensors", "pytorch_model.bin")
-    ]
+    assert asked == [("owner/name", name) for name in ("config.json", "model.safetensors", "pytorch_model.bin")]
 
 
 def test_hub_id_offline(monkeypatch):

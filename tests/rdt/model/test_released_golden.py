@@ -110,9 +110,7 @@ def computed(case: Path) -> dict[str, Tensor]:
     out["predict_action"] = predict_action(policy, given)
 
     fresh = RDTPolicy(policy.config)
-    out |= {
-        f"init.{name}": value for name, value in fresh.state_dict().items() if name.endswith("_pos_embed")
-    }
+    out |= {f"init.{name}": value for name, value in fresh.state_dict().items() if name.endswith("_pos_embed")}
     return {name: tensor.detach() for name, tensor in out.items()}
 
 

@@ -32,11 +32,7 @@ def test_state_dict_has_the_released_names(config):
         *(f"model.blocks.0.{name}" for name in ("attn.qkv", "attn.proj", "ffn.fc1", "ffn.fc2")),
         *(f"model.blocks.0.cross_attn.{name}" for name in ("q", "kv", "proj")),
         *(f"model.final_layer.ffn_final.{name}" for name in ("fc1", "fc2")),
-        *(
-            f"{a}_adaptor.{i}"
-            for a, count in (("lang", 2), ("img", 2), ("state", 3))
-            for i in range(0, 2 * count, 2)
-        ),
+        *(f"{a}_adaptor.{i}" for a, count in (("lang", 2), ("img", 2), ("state", 3)) for i in range(0, 2 * count, 2)),
     ]
     norms = [
         *(f"model.blocks.0.norm{i}" for i in (1, 2, 3)),

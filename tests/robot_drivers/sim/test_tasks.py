@@ -23,9 +23,7 @@ def pairs(*names: str):
 def mirrored(contacts):
     """The contacts that a mirror at x = 0 shows: every arm's geom becomes its fellow on the other arm."""
     other = {"left": "right", "right": "left"}
-    return {
-        frozenset(re.sub("left|right", lambda m: other[m[0]], name) for name in pair) for pair in contacts
-    }
+    return {frozenset(re.sub("left|right", lambda m: other[m[0]], name) for name in pair) for pair in contacts}
 
 
 @given(pairs(CUBE, TABLE, *HANDS), st.floats(0, 0.3))
