@@ -75,7 +75,7 @@ def train(config: TrainConfig, out: Path) -> None:
     if not stores:
         raise ValueError("the config names no data: set data.stores or demonstrations.per_task")
     torch.manual_seed(config.seed)
-    model = VisuomotorPolicy(PRESETS[config.preset], config.condition)
+    model = VisuomotorPolicy(PRESETS[config.preset], config.condition, config.noise_slots)
     statistics = _fit_scaling(model, config, stores)
     model.to(choose_device(config.device))
     parts = [split_held_out(store, config.data.held_out_every) for store in stores]

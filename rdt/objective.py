@@ -32,7 +32,9 @@ class DiffusionImitation:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Published plain mean over batch, horizon and all 128 slots."""
         condition = model.condition(batch.observation)
-        actions = model.condition.scale_actions(batch.actions, batch.action_mask[:, None])
+        mask = batch.action_mask[:, None]
+        actions = model.condition.scale_actions(batch.actions, mask)
+        noise = generator.normal(batch.sample_index, tuple(actions.shape[1:]), "noise")
         num_timesteps = model.policy.config.num_train_timesteps
         loss = model.policy.compute_loss(
             lang_tokens=condition.lang_tokens,
@@ -42,7 +44,7 @@ class DiffusionImitation:
             action_gt=actions,
             action_mask=condition.action_mask,
             ctrl_freqs=condition.ctrl_freqs,
-            noise=generator.normal(batch.sample_index, tuple(actions.shape[1:]), "noise"),
+            noise=model.place_noise(noise, mask),
             timesteps=generator.integers(batch.sample_index, num_timesteps, "timestep"),
         )
         return loss, {}

@@ -70,7 +70,7 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> C
         raise ValueError(f"{folder} is not a checkpoint of this stack: it lacks {', '.join(missing)}")
     config = config_from_dict(read_yaml(folder / "run.yaml"), where=str(folder / "run.yaml"))
     policy = load_released(folder, device=device)
-    model = VisuomotorPolicy(policy.config, config.condition)
+    model = VisuomotorPolicy(policy.config, config.condition, config.noise_slots)
     model.policy = policy
     try:
         model.condition.load_state_dict(load_file(folder / "condition.safetensors"))

@@ -17,6 +17,7 @@ from data_pipeline.schema.registry import check_keys, read_yaml
 from data_pipeline.transforms.dropout import DropoutRates
 from rdt.encoders.condition import ConditionConfig
 from rdt.train.optim import OptimConfig
+from rdt.visuomotor import NoiseSlots
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class TrainConfig:
     seed: int = 0
     out: str = "runs/train"
     condition: ConditionConfig = field(default_factory=ConditionConfig)
+    noise_slots: NoiseSlots = "all"  # all, as published, or live: only the robot's own slots
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)

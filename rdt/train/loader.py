@@ -36,6 +36,8 @@ class BatchLoader:
         mean_state: np.ndarray | None = None,
     ) -> None:
         """`mean_state` (128,) stands for a dropped state; without `dropout` nothing is hidden."""
+        if dropout is not None and mean_state is None:
+            raise ValueError("dropout needs mean_state, which stands for a dropped state")
         self._stream = stream
         self._encoder = encoder
         self._batch_size = batch_size

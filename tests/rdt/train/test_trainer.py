@@ -1,0 +1,110 @@
+"""Run: pytest tests/rdt/train/test_trainer.py"""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from data_pipeline.mixture import SampleStream
+from rdt.objective import DiffusionImitation
+from rdt.train.loader import BatchLoader
+from rdt.train.trainer import Trainer
+
+
+@pytest.fixture
+def make_trainer(store, make_model, train_config, tmp_path):
+    loaders = []
+
+    def make(seed: int = 0, out: str = "run", **options) -> Trainer:
+        model = make_model(seed)
+        for kind in ("state", "action"):
+            stats = store.stats(kind)
+            model.condition.scaling.fit_min_max(kind, stats.min, stats.max, stats.count > 0)
+        stream = SampleStream([store], seed=0, horizon=model.horizon, image_history=1)
+        loaders.append(BatchLoader(stream, model.condition, 8, seed=0))
+        return Trainer(model, DiffusionImitation(), loaders[-1], train_config, tmp_path / out, **options)
+
+    yield make
+    for loader in loaders:
+        loader.close()
+
+
+def rows(trainer: Trainer) -> list[dict]:
+    return [json.loads(line) for line in (trainer.out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_loss_falls(make_trainer):
+    trainer = make_trainer()
+    trainer.config = dataclasses.replace(trainer.config, steps=60)
+    trainer.run(log_every=1)
+    losses = [row["loss"] for row in rows(trainer)]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def test_an_interrupted_run_equals_the_uninterrupted_one_bit_for_bit(make_trainer):
+    whole = make_trainer(out="whole")
+    whole.run()
+    saved = {}
+
+    def stop(trainer: Trainer) -> None:
+        saved.update(torch_copy(trainer.state_dict()))
+        raise KeyboardInterrupt
+
+    first = make_trainer(out="part", save=stop)
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    second = make_trainer(seed=5, out="part")  # another start: all that matters is in the state
+    second.load_state_dict(saved)
+    assert second.step == 6
+    second.run()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name]), name
+    for name, value in whole.deployed.state_dict().items():
+        assert torch.equal(value, second.deployed.state_dict()[name]), name
+
+
+def torch_copy(state):
+    if isinstance(state, torch.Tensor):
+        return state.clone()
+    if isinstance(state, dict):
+        return {key: torch_copy(value) for key, value in state.items()}
+    return [torch_copy(value) for value in state] if isinstance(state, list) else state
+
+
+def test_validation_sees_the_average_and_lands_in_the_log(make_trainer):
+    seen = []
+
+    def validate(model) -> dict[str, float]:
+        seen.append(model)
+        return {"held_out_error": 0.5}
+
+    trainer = make_trainer(validate=validate)
+    trainer.run()
+    assert len(seen) == 2
+    assert all(model is trainer.average.module for model in seen)
+    assert [row["step"] for row in rows(trainer) if "held_out_error" in row] == [6, 12]
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(make_trainer):
+    trainer = make_trainer()
+    with torch.no_grad():
+        trainer.model.policy.model.x_pos_embed.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"lower optim\.lr"):
+        trainer.run(log_every=1)
+
+
+def test_an_interrupt_saves_before_it_leaves(make_trainer):
+    saved = []
+    trainer = make_trainer(save=lambda t: saved.append(t.step))
+    batches = trainer.batches
+
+    def interrupt(step: int):
+        if step == 3:
+            raise KeyboardInterrupt
+        return batches(step)
+
+    trainer.batches = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert saved == [3]
