@@ -216,7 +216,10 @@ class GLRenderer(_CameraRenderer):
     def __del__(self) -> None:
         if getattr(self, "_gl", None) is not None:
             warnings.warn("an OpenGL renderer was not closed: use `with` or close()", ResourceWarning, stacklevel=2)
-            self._gl._context = None  # at exit its display is gone already, and freeing would only print errors
+            if sys.is_finalizing():
+                self._gl._context = None  # its display is gone already: freeing would only print errors
+            else:
+                self.close()
 
 
 class RayCaster(_CameraRenderer):

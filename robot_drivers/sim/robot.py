@@ -2,7 +2,7 @@
 
 `SimRobot` speaks `ArmState`, `ArmCommand` and `CameraFrame` on a clock of its own that `step` advances by one
 control tick of 20 ms. It never renders unasked, so a tick costs its physics (10 steps of 2 ms, about 0.5 ms
-of one core) and 0.05 ms of judging contacts. Robots of one process share the compiled scene; share a renderer
+of one core) and 0.02 ms of judging contacts. Robots of one process share the compiled scene; share a renderer
 among them too. For safety limits see `robot_drivers/limits`: this is a bare motor, which only clips to the
 range of its actuators.
 """
@@ -30,6 +30,7 @@ from robot_drivers.sim.scene import (
 from robot_drivers.types import ArmCommand, ArmState, CameraFrame
 
 TICK_NS = round(1e9 / CONTROL_HZ)
+_ARM = {side: slice(8 * i, 8 * i + 8) for i, side in enumerate(SIDES)}  # in qpos and ctrl: 6 joints, 2 fingers
 RECENT_TICKS = 5  # a finger that holds still loses contact now and then for a tick
 
 
@@ -55,33 +56,16 @@ class SimRobot:
         self._image_size = image_size
         self._renderer, self._owns_renderer = renderer, renderer is None
 
-        names = {side: [f"vx300s_{side}/{joint}" for joint in JOINTS] for side in SIDES}
-        self._qpos = {
-            side: np.array([self._model.joint(n).qposadr[0] for n in [*names[side], f"vx300s_{side}/left_finger"]])
-            for side in SIDES
-        }
-        self._ctrl = {side: slice(8 * i, 8 * i + 8) for i, side in enumerate(SIDES)}  # 6 joints, 2 mirrored fingers
-        self._object_qpos = {
-            body: self._model.jnt_qposadr[self._model.body(body).jntadr[0]] for body in self.scene.object_bodies
-        }
-        object_ids = [self._model.body(body).id for body in self.scene.object_bodies]
-        self._is_object = np.isin(self._model.geom_bodyid, object_ids)
+        model = self._model
+        self._object_qpos = {body: model.jnt_qposadr[model.body(body).jntadr[0]] for body in self.scene.object_bodies}
+        object_ids = [model.body(body).id for body in self.scene.object_bodies]
+        self._is_object = np.isin(model.geom_bodyid, object_ids)  # (geoms,)
         self._pair_names: dict[tuple[int, int], frozenset[str]] = {}
 
         for side in SIDES:
-            target = self._motor_targets(HOME)
-            self.data.ctrl[self._ctrl[side]] = target
-            self.data.qpos[self._qpos[side][0] : self._qpos[side][0] + 8] = target
-        positions = tasks.draw_positions(distribution or self.task.distribution, seed)
-        if set(positions) != set(self._object_qpos):
-            raise ValueError(
-                f"distribution {distribution!r} places {sorted(positions)}, but the scene of task {task!r} "
-                f"has {sorted(self._object_qpos)}"
-            )
-        for body, position in positions.items():
-            address = self._object_qpos[body]
-            self.data.qpos[address : address + 7] = (*position, 1.0, 0.0, 0.0, 0.0)
-        self._mujoco.mj_forward(self._model, self.data)
+            self.data.ctrl[_ARM[side]] = self.data.qpos[_ARM[side]] = _motor_targets(HOME)
+        self._place_objects(distribution or self.task.distribution, seed)
+        self._mujoco.mj_forward(model, self.data)
 
         self.ticks = 0
         self.first_touch: str | None = None  # the arm that first touched an object
@@ -96,7 +80,7 @@ class SimRobot:
 
     def state(self, side: str) -> ArmState:
         """Measured joints (7,): six in rad, then the gripper's opening (about 0 to 1, 1 is open)."""
-        positions = self.data.qpos[self._qpos[side]]
+        positions = self.data.qpos[_ARM[side]][:ARM_DIM].copy()
         positions[-1] = (positions[-1] - GRIPPER_CLOSED_M) / (GRIPPER_OPEN_M - GRIPPER_CLOSED_M)
         return ArmState(positions, self.now_ns)
 
@@ -108,7 +92,7 @@ class SimRobot:
                 f"the {side} arm takes {ARM_DIM} finite targets ({', '.join(JOINTS)} in rad, opening), "
                 f"got {positions}: it keeps its last ones"
             )
-        self.data.ctrl[self._ctrl[side]] = self._motor_targets(positions)
+        self.data.ctrl[_ARM[side]] = _motor_targets(positions)
 
     def step(self) -> None:
         """One control tick: 20 ms of physics, then the contacts are judged."""
@@ -152,11 +136,15 @@ class SimRobot:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    @staticmethod
-    def _motor_targets(positions: np.ndarray) -> np.ndarray:
-        """Joints (7,) -> the 8 actuators of an arm; the fingers slide in opposite directions."""
-        slide = GRIPPER_CLOSED_M + positions[-1] * (GRIPPER_OPEN_M - GRIPPER_CLOSED_M)
-        return np.array([*positions[:-1], slide, -slide])
+    def _place_objects(self, distribution: str, seed: int) -> None:
+        positions = tasks.draw_positions(distribution, seed)
+        if set(positions) != set(self._object_qpos):
+            raise ValueError(
+                f"distribution {distribution!r} places {sorted(positions)}, but the scene of task "
+                f"{self.task.name!r} has {sorted(self._object_qpos)}"
+            )
+        for body, address in self._object_qpos.items():
+            self.data.qpos[address : address + 7] = (*positions[body], 1.0, 0.0, 0.0, 0.0)
 
     def _judge(self) -> None:
         pairs = self.data.contact.geom
@@ -175,3 +163,9 @@ class SimRobot:
             pair = frozenset((self.scene.geom_names[first], self.scene.geom_names[second]))
             self._pair_names[first, second] = pair
         return pair
+
+
+def _motor_targets(positions: np.ndarray) -> np.ndarray:
+    """Joints (7,) -> the 8 actuators of an arm: the fingers slide in opposite directions."""
+    slide = GRIPPER_CLOSED_M + positions[-1] * (GRIPPER_OPEN_M - GRIPPER_CLOSED_M)
+    return np.array([*positions[:-1], slide, -slide])

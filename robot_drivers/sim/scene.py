@@ -63,7 +63,7 @@ def import_mujoco():
     except Exception as error:  # with MUJOCO_GL set, PyOpenGL fails at import with AttributeErrors on None
         raise SceneUnavailableError(
             f"importing MuJoCo failed inside OpenGL ({error}): unset MUJOCO_GL, the simulator finds a "
-            "rendering back end by itself (or set RDT_RENDERER=raycast, which needs no OpenGL)"
+            "rendering back end by itself"
         ) from error
     return mujoco
 
