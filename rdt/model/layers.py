@@ -32,14 +32,55 @@ class KeyValue(NamedTuple):
     value: Float[Tensor, "batch head token head_dim"]
 
 
-def unbiased_norm(
-    x: Float[Tensor, "*batch size"], weight: Float[Tensor, " size"], eps: float = NORM_EPS
+def unbiased_norm_formula(
+    x: Float[Tensor, "*batch size"], weight: Float[Tensor, " size"]
 ) -> Float[Tensor, "*batch size"]:
     """`x / sqrt(var(x) + eps) * weight`; var subtracts the mean and divides by size - 1, x is not centred.
 
     This is the "RMSNorm" of timm 1.0.3 with which RDT was trained, not a root mean square (spec section 1).
     """
-    return x * torch.rsqrt(x.var(dim=-1, keepdim=True) + eps) * weight
+    return x * torch.rsqrt(x.var(dim=-1, keepdim=True) + NORM_EPS) * weight
+
+
+class _UnbiasedNorm(torch.autograd.Function):
+    """`unbiased_norm_formula` by way of PyTorch's layer norm, which makes one pass over x instead of four.
+
+    With n = size, k = sqrt((n - 1) / n), mean m and rstd = 1 / sqrt(biased var + eps (n - 1) / n):
+
+        1 / sqrt(var + eps) = k rstd,    y = k weight (layer_norm(x) + m rstd)
+
+    and of the second term, for s = sum(dy k weight),  dx = s rstd / n (1 - m rstd^2 (x - m)).
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        n = x.shape[-1]
+        scale = weight * math.sqrt((n - 1) / n)
+        y, mean, rstd = torch.native_layer_norm(x, (n,), scale, None, NORM_EPS * (n - 1) / n)
+        ctx.save_for_backward(x, weight, mean, rstd)
+        return y.addcmul_(mean * rstd, scale)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight, mean, rstd = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to be differentiated again
+            return torch.autograd.grad(unbiased_norm_formula(x, weight), (x, weight), dy, create_graph=True)
+        n = x.shape[-1]
+        k = math.sqrt((n - 1) / n)
+        scale, shift = weight * k, mean * rstd
+        dx, dscale, _ = torch.ops.aten.native_layer_norm_backward(
+            dy, x, (n,), mean, rstd, scale, None, (True, True, False)
+        )
+        s = (dy @ scale)[..., None] * rstd / n
+        slope = s * shift * rstd
+        dx = dx.add_(s + slope * mean).addcmul_(x, slope, value=-1)
+        dscale = dscale + shift.flatten().to(dy.dtype) @ dy.flatten(0, -2)  # statistics may be float32
+        return dx, dscale * k
+
+
+def unbiased_norm(x: Float[Tensor, "*batch size"], weight: Float[Tensor, " size"]) -> Float[Tensor, "*batch size"]:
+    """The numbers of `unbiased_norm_formula`, several times faster."""
+    return _UnbiasedNorm.apply(x, weight)
 
 
 class Norm(nn.Module):
@@ -52,7 +93,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
         if self.kind == "unbiased":
-            return unbiased_norm(x, self.weight)
+            return unbiased_norm(x, self.weight.to(x.dtype))  # under autocast x may be narrower
         return F.rms_norm(x, self.weight.shape, self.weight, NORM_EPS)
 
 

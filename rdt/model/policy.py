@@ -3,11 +3,14 @@
 Tokens of the encoders in, a chunk of actions out; the words and shapes are those of spec section 14:
 
     lang_tokens     (batch, lang, lang_token_dim)   features of the text encoder
-    lang_attn_mask  (batch, lang)                   True where a token counts
+    lang_attn_mask  (batch, lang)                   True where a token counts; None: everywhere
     img_tokens      (batch, img, img_token_dim)     (frame, camera, patch), oldest frame first
     state_tokens    (batch, 1, slot)                the state in unified units
     action_mask     (batch, 1, slot)                1 where the robot has the slot, 0 elsewhere
     ctrl_freqs      (batch,)                        control frequency in Hz
+
+A batch holds few distinct instructions: with `lang_index` (batch,), language comes as one row an instruction,
+and sample i reads row `lang_index[i]`.
 
 Training and serving run the same two calls: `encode_condition` (what one observation says) and `denoise` (one
 pass of the network). Serving lets the first work out keys and values too, which no denoising step changes.
@@ -131,20 +134,26 @@ class RDTPolicy(nn.Module):
         action_mask: Num[Tensor, "batch 1 slot"],
         ctrl_freqs: Num[Tensor, " batch"],
         *,
+        lang_index: Int[Tensor, " batch"] | None = None,
         key_values: bool = True,
     ) -> EncodedCondition:
         """Everything that does not change between denoising steps, worked out once an observation.
 
         With `key_values=False` the blocks get the condition's tokens and project them themselves: the numbers
-        are the same, and in training each block's work and memory stay inside the block.
+        are the same, and in training each block's work and memory stay inside the block. Shared instructions
+        are projected here in any case, before they are dealt out.
         """
         per_block = self.model.place_conditions(
             self.lang_adaptor(lang_tokens.to(self.dtype)), self.img_adaptor(img_tokens.to(self.dtype))
         )
+        if key_values or lang_index is not None:
+            per_block = self.model.key_values(per_block, lang_index)
+        if lang_index is not None and lang_attn_mask is not None:
+            lang_attn_mask = lang_attn_mask[lang_index]
         return EncodedCondition(
             freq_token=self.model.freq_embedder(ctrl_freqs)[:, None],
             state_token=self._embed(state_tokens, action_mask),
-            per_block=self.model.key_values(per_block) if key_values else per_block,
+            per_block=per_block,
             lang_mask=None if lang_attn_mask is None else lang_attn_mask[:, None, None].bool(),
             action_mask=action_mask.to(self.dtype),
         )
@@ -181,10 +190,18 @@ class RDTPolicy(nn.Module):
         action_mask: Num[Tensor, "batch 1 slot"],
         ctrl_freqs: Num[Tensor, " batch"],
         noise: Float[Tensor, "batch horizon slot"] | None = None,
+        *,
+        lang_index: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch horizon slot"]:
         """A chunk of actions in unified units, float32; without `noise`, from the default generator's."""
         condition = self.encode_condition(
-            lang_tokens, lang_attn_mask, img_tokens, state_tokens, action_mask, ctrl_freqs
+            lang_tokens,
+            lang_attn_mask,
+            img_tokens,
+            state_tokens,
+            action_mask,
+            ctrl_freqs,
+            lang_index=lang_index,
         )
         if noise is None:
             shape = (len(state_tokens), self.config.pred_horizon, self.config.action_dim)
@@ -201,10 +218,19 @@ class RDTPolicy(nn.Module):
         state_tokens: Float[Tensor, "batch 1 slot"],
         action_mask: Num[Tensor, "batch 1 slot"],
         ctrl_freqs: Num[Tensor, " batch"],
+        *,
+        lang_index: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch horizon slot"]:
         """The prediction from bare tokens: what an objective calls, through whatever wraps the module."""
         condition = self.encode_condition(
-            lang_tokens, lang_attn_mask, img_tokens, state_tokens, action_mask, ctrl_freqs, key_values=False
+            lang_tokens,
+            lang_attn_mask,
+            img_tokens,
+            state_tokens,
+            action_mask,
+            ctrl_freqs,
+            lang_index=lang_index,
+            key_values=False,
         )
         return self.denoise(noisy_action, timesteps, condition)
 
@@ -219,6 +245,8 @@ class RDTPolicy(nn.Module):
         ctrl_freqs: Num[Tensor, " batch"],
         noise: Float[Tensor, "batch horizon slot"] | None = None,
         timesteps: Int[Tensor, " batch"] | None = None,
+        *,
+        lang_index: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, ""]:
         """The published loss (spec section 5): mean squared error over batch, chunk and all 128 slots.
 
@@ -239,6 +267,7 @@ class RDTPolicy(nn.Module):
             state_tokens,
             action_mask,
             ctrl_freqs,
+            lang_index=lang_index,
         )
         return F.mse_loss(prediction.float(), training_target(self.config.prediction_type, action_gt, noise).float())
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
 from rdt.model.layers import Block, FinalLayer, KeyValue, NormKind, ScalarEmbedder
@@ -52,11 +52,19 @@ class Transformer(nn.Module):
         img = img + self.img_cond_pos_embed
         return tuple((lang, img)[i % 2] for i in range(len(self.blocks)))
 
-    def key_values(self, conditions: Sequence[Float[Tensor, "batch source hidden"]]) -> tuple[KeyValue, ...]:
-        """Keys and values of each block's condition; `forward` takes them in place of the tokens."""
-        return tuple(
-            block.cross_attn.key_value(condition) for block, condition in zip(self.blocks, conditions, strict=True)
-        )
+    def key_values(
+        self,
+        conditions: Sequence[Float[Tensor, "batch source hidden"]],
+        lang_index: Int[Tensor, " batch"] | None = None,
+    ) -> tuple[KeyValue, ...]:
+        """Keys and values of each block's condition; `forward` takes them in place of the tokens.
+
+        With `lang_index`, language has one row an instruction, and sample i reads row `lang_index[i]`.
+        """
+        out = [block.cross_attn.key_value(condition) for block, condition in zip(self.blocks, conditions, strict=True)]
+        if lang_index is not None:
+            out[::2] = [KeyValue(*(rows.index_select(0, lang_index) for rows in kv)) for kv in out[::2]]
+        return tuple(out)
 
     def forward(
         self,

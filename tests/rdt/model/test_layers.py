@@ -14,6 +14,7 @@ from rdt.model.layers import (
     SelfAttention,
     make_adaptor,
     unbiased_norm,
+    unbiased_norm_formula,
 )
 
 
@@ -33,7 +34,25 @@ def test_unbiased_norm_is_its_formula():
     x, weight = tokens(3), torch.rand(16, dtype=torch.float64)
     mean = x.mean(-1, keepdim=True)
     variance = ((x - mean) ** 2).sum(-1, keepdim=True) / 15
-    torch.testing.assert_close(unbiased_norm(x, weight), x / (variance + 1e-6).sqrt() * weight)
+    for norm in (unbiased_norm, unbiased_norm_formula):
+        torch.testing.assert_close(norm(x, weight), x / (variance + 1e-6).sqrt() * weight)
+
+
+def test_unbiased_norm_of_a_large_mean_and_of_a_constant():
+    ones = torch.ones(16, dtype=torch.float64)
+    for x in (tokens(3) + 100, torch.full((2, 16), 3.0, dtype=torch.float64)):
+        torch.testing.assert_close(unbiased_norm(x, ones), unbiased_norm_formula(x, ones))
+
+
+def test_unbiased_norm_in_bfloat16():
+    x, weight = tokens(3).bfloat16().requires_grad_(), torch.rand(16).bfloat16().requires_grad_()
+    y = unbiased_norm(x, weight)
+    assert y.dtype == torch.bfloat16
+    exact = unbiased_norm_formula(x.double(), weight.double())
+    torch.testing.assert_close(y.double(), exact, atol=0.03, rtol=0.03)
+    gradients = torch.autograd.grad(y.square().sum(), (x, weight))
+    exact_gradients = torch.autograd.grad(exact.square().sum(), (x, weight))
+    torch.testing.assert_close(gradients, exact_gradients, atol=0.2, rtol=0.05)
 
 
 def test_unbiased_norm_does_not_centre():
@@ -43,7 +62,7 @@ def test_unbiased_norm_does_not_centre():
     assert (shift.mean(-1) > 1).all()
 
 
-def test_unbiased_norm_gradient():
+def test_unbiased_norm_gradients_of_first_and_second_order():
     x, weight = tokens(3).requires_grad_(), torch.rand(16, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(unbiased_norm, (x, weight))
     assert torch.autograd.gradgradcheck(unbiased_norm, (x, weight))

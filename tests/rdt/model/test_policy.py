@@ -69,6 +69,23 @@ def test_samples_of_a_batch_do_not_meet(config, make_policy, make_inputs, make_n
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-4, rtol=1e-4)
 
 
+def test_shared_instructions_are_dealt_out(config, make_policy, make_inputs, make_noise):
+    """One row an instruction and an index a sample give the numbers and the gradients of repeated rows."""
+    policy, inputs, noise = make_policy(config), make_inputs(config), make_noise(config)
+    index, mask = torch.tensor([1, 0, 1]), torch.arange(7) < torch.tensor([[5], [3]])
+    shared = {**inputs, "lang_tokens": inputs["lang_tokens"][:2], "lang_attn_mask": mask}
+    repeated = {**inputs, "lang_tokens": inputs["lang_tokens"][index], "lang_attn_mask": mask[index]}
+    torch.testing.assert_close(
+        policy.predict_action(**shared, noise=noise, lang_index=index),
+        policy.predict_action(**repeated, noise=noise),
+    )
+    gradients = []
+    for given in ({**shared, "lang_index": index}, repeated):
+        loss = policy.compute_loss(**given, action_gt=noise, noise=noise, timesteps=TIMESTEPS)
+        gradients.append(torch.autograd.grad(loss, list(policy.parameters())))
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["lang_tokens", "img_tokens", "state_tokens", "ctrl_freqs"])
 def test_every_condition_is_heard(config, make_policy, make_inputs, make_noise, name):
     policy, inputs, noise = make_policy(config), make_inputs(config), make_noise(config)
