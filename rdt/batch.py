@@ -32,8 +32,9 @@ class ObservationBatch:
 
     images: UInt8[Tensor, "batch image height width 3"]  # RGB
     image_mask: Bool[Tensor, "batch image"]
-    text_ids: Int[Tensor, "batch token"]
-    text_mask: Bool[Tensor, "batch token"]
+    text_ids: Int[Tensor, "instruction token"]  # each distinct instruction once
+    text_mask: Bool[Tensor, "instruction token"]
+    text_index: Int[Tensor, " batch"]  # which of them each observation has
     state: Float[Tensor, "batch slot"]  # unscaled unified units
     slot_mask: Float[Tensor, "batch slot"]  # 1 where the robot has the slot, 0 elsewhere or when dropped
     control_hz: Float[Tensor, " batch"]  # 0 when dropped
@@ -43,8 +44,9 @@ class ObservationBatch:
 class Condition:
     """All that the network is told, under the names of the published interface (spec rdt.md section 14)."""
 
-    lang_tokens: Float[Tensor, "batch token lang_dim"]
-    lang_attn_mask: Bool[Tensor, "batch token"]
+    lang_tokens: Float[Tensor, "instruction token lang_dim"]
+    lang_attn_mask: Bool[Tensor, "instruction token"]
+    lang_index: Int[Tensor, " batch"]  # row of language that each sample reads
     img_tokens: Float[Tensor, "batch patch img_dim"]
     state_tokens: Float[Tensor, "batch 1 slot"]  # scaled
     action_mask: Float[Tensor, "batch 1 slot"]

@@ -39,6 +39,7 @@ class DiffusionImitation:
         loss = model.policy.compute_loss(
             lang_tokens=condition.lang_tokens,
             lang_attn_mask=condition.lang_attn_mask,
+            lang_index=condition.lang_index,
             img_tokens=condition.img_tokens,
             state_tokens=condition.state_tokens,
             action_gt=actions,

@@ -120,12 +120,14 @@ class ConditionEncoder(nn.Module):
                     )
                 images[row, column] = frame
                 image_mask[row, column] = True
-        text_ids, text_mask = self.text.tokenize([o.instruction for o in observations])
+        sentences = list(dict.fromkeys(o.instruction for o in observations))
+        text_ids, text_mask = self.text.tokenize(sentences)
         return ObservationBatch(
             images=torch.from_numpy(images),
             image_mask=torch.from_numpy(image_mask),
             text_ids=text_ids,
             text_mask=text_mask,
+            text_index=torch.tensor([sentences.index(o.instruction) for o in observations]),
             state=torch.from_numpy(np.stack([o.state for o in observations])),
             slot_mask=torch.from_numpy(np.stack([o.state_mask for o in observations]).astype(np.float32)),
             control_hz=torch.tensor([o.control_hz for o in observations], dtype=torch.float32),
@@ -139,6 +141,7 @@ class ConditionEncoder(nn.Module):
         return Condition(
             lang_tokens=self.text(batch.text_ids, batch.text_mask),
             lang_attn_mask=batch.text_mask,
+            lang_index=batch.text_index,
             img_tokens=img_tokens,
             state_tokens=state[:, None],
             action_mask=batch.slot_mask[:, None],

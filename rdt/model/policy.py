@@ -83,7 +83,8 @@ class RDTPolicy(nn.Module):
         | last linear layer (`final_layer...fc2`)        | 0: the first prediction is 0        |
         | norms                                          | 1                                   |
         | positions                                      | sin-cos tables of `position.py`     |
-        | adaptors                                       | PyTorch's own for `nn.Linear`       |
+        | adaptors                                       | PyTorch's own for `nn.Linear`, or   |
+        |                                                | He normal weights by `adaptor_init` |
         """
         config, model = self.config, self.model
         for module in model.modules():
@@ -100,6 +101,8 @@ class RDTPolicy(nn.Module):
             for module in adaptor.modules():
                 if isinstance(module, nn.Linear):
                     module.reset_parameters()
+                    if config.adaptor_init == "he":
+                        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if model.x_pos_embed.is_meta:
             return  # a table for storage that does not exist
         width = config.hidden_size
