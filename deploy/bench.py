@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from data_pipeline.atomic import write_json
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from data_pipeline.schema.types import Observation
@@ -19,23 +18,24 @@ from rdt.encoders.condition import ConditionConfig
 from rdt.model.presets import PRESETS
 from rdt.visuomotor import VisuomotorPolicy
 
+PRESET = "rdt_tiny"
 WARM_UP = 10
 REPEATS = 100
 
 
 def command(args: argparse.Namespace) -> None:
-    figures = bench_infer(args.preset, choose_device(args.device))
+    figures = bench_infer(choose_device(args.device))
     for name, value in figures.items():
         print(f"{name:36s} {value:.3f}" if isinstance(value, float) else f"{name:36s} {value}")
     if args.json:
-        Path(args.json).write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        write_json(args.json, figures)
 
 
-def bench_infer(preset: str, device: torch.device) -> dict[str, str | int | float]:
+def bench_infer(device: torch.device) -> dict[str, str | int | float]:
     """One observation to one chunk, against re-encoding the condition at every denoising step."""
     torch.manual_seed(0)
     robot = Embodiment.from_yaml(find_config("robots", "sim_bimanual"))
-    model = VisuomotorPolicy(PRESETS[preset], ConditionConfig(cameras=("external",))).to(device).eval()
+    model = VisuomotorPolicy(PRESETS[PRESET], ConditionConfig(cameras=("external",))).to(device).eval()
     observation = _example_observation(robot, model.condition.vision.image_size)
     policy = model.policy
     noise = torch.randn(1, model.horizon, policy.config.action_dim, device=device)
@@ -59,7 +59,7 @@ def bench_infer(preset: str, device: torch.device) -> dict[str, str | int | floa
     cached = _milliseconds(denoise_cached, device)
     total = _milliseconds(whole, device)
     return {
-        "preset": preset,
+        "preset": PRESET,
         "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
         "observation to chunk p50 [ms]": float(np.percentile(total, 50)),

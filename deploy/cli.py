@@ -67,8 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="speed, as ratios to a baseline measured in the same run")
     bench_commands = bench.add_subparsers(dest="bench_command", metavar="WHAT", required=True)
-    infer = bench_commands.add_parser("infer", help="one policy inference")
-    infer.add_argument("--preset", default="rdt_tiny", help="network to measure, random weights")
+    infer = bench_commands.add_parser("infer", help="one inference of the quick start's policy, random weights")
     infer.add_argument("--json", metavar="FILE", help="write the figures there too")
     _add_device(infer)
 

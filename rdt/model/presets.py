@@ -12,7 +12,6 @@ from rdt.diffusion.process import PredictionType
 from rdt.model.layers import NormKind
 from rdt.model.position import Layout
 
-
 AdaptorInit = Literal["torch", "he"]
 
 

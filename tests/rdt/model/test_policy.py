@@ -140,9 +140,10 @@ def test_first_prediction_is_zero(config, make_inputs, make_noise):
     assert (policy(make_noise(config), TIMESTEPS, **make_inputs(config)) == 0).all()
 
 
-def test_initial_distributions(config):
+@pytest.mark.parametrize("adaptor_init", ["torch", "he"])
+def test_initial_distributions(config, adaptor_init):
     """The table in `init_weights`, entry by entry."""
-    config = dataclasses.replace(config, hidden_size=128)
+    config = dataclasses.replace(config, hidden_size=128, adaptor_init=adaptor_init)
     torch.manual_seed(0)
     policy = RDTPolicy(config)
     for name, parameter in policy.named_parameters():
@@ -155,6 +156,8 @@ def test_initial_distributions(config):
         elif name.startswith("model.blocks") and name.endswith("weight"):
             bound = (6 / sum(parameter.shape)) ** 0.5
             assert parameter.abs().max().item() == pytest.approx(bound, rel=0.01), name
+        elif "adaptor" in name and name.endswith("weight") and adaptor_init == "he":
+            assert parameter.std().item() == pytest.approx((2 / parameter.shape[1]) ** 0.5, rel=0.05), name
         elif "adaptor" in name and name.endswith("weight"):
             assert parameter.abs().max().item() == pytest.approx(parameter.shape[1] ** -0.5, rel=0.01), name
 

@@ -24,7 +24,7 @@ def test_the_published_schedule_is_constant():
 def test_warm_up_rises_and_cosine_falls_to_almost_nothing():
     found = rates(OptimConfig(lr=1.0, schedule="cosine", warmup_steps=10), 100)
     assert found[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
-    assert all(a > b for a, b in zip(found[10:], found[11:], strict=False))
+    assert found[10:] == sorted(found[10:], reverse=True)
     assert found[-1] < 1e-3
 
 

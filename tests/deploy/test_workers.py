@@ -1,0 +1,88 @@
+"""Run: pytest tests/deploy/test_workers.py"""
+
+import itertools
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from deploy.workers import run_ordered
+
+
+def square(number: int) -> int:
+    time.sleep(0.05 * (number % 3))  # later jobs may be done first
+    return number * number
+
+
+def fail(number: int) -> int:
+    if number == 2:
+        raise ValueError("job 2 is bad")
+    return number
+
+
+def environment(_: int) -> str:
+    return os.environ["OMP_NUM_THREADS"]
+
+
+def test_results_come_in_the_order_of_the_jobs():
+    assert list(run_ordered(square, range(7), 2)) == [(n, n * n) for n in range(7)]
+
+
+def test_an_endless_stream_may_be_left():
+    found = []
+    for job, _ in run_ordered(square, itertools.count(), 2):
+        found.append(job)
+        if job == 3:
+            break
+    assert found == [0, 1, 2, 3]
+
+
+def test_an_error_of_a_job_reaches_the_caller():
+    with pytest.raises(ValueError, match="job 2 is bad"):
+        list(run_ordered(fail, range(5), 2))
+
+
+def test_workers_have_one_thread_and_the_parent_keeps_its_environment():
+    before = os.environ.get("OMP_NUM_THREADS")
+    assert [result for _, result in run_ordered(environment, range(2), 1)] == ["1", "1"]
+    assert os.environ.get("OMP_NUM_THREADS") == before
+
+
+def test_an_interrupt_leaves_no_worker_behind(tmp_path):
+    """A real Ctrl-C on a process group, as a terminal sends it."""
+    script = tmp_path / "endless.py"
+    script.write_text(
+        textwrap.dedent("""
+        import itertools, os, sys, time
+        from deploy.workers import run_ordered
+
+        def work(job):
+            print("worker", os.getpid(), flush=True)
+            time.sleep(60)
+
+        if __name__ == "__main__":
+            try:
+                list(run_ordered(work, itertools.count(), 2))
+            except KeyboardInterrupt:
+                print("interrupted", flush=True)
+        """)
+    )
+    path = os.pathsep.join([str(Path.cwd()), str(tmp_path)])
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    workers = [int(process.stdout.readline().split()[1]) for _ in range(2)]
+    os.killpg(process.pid, 2)
+    rest, _ = process.communicate(timeout=30)
+    assert "interrupted" in rest
+    for worker in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)
