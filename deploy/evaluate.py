@@ -23,7 +23,7 @@ from data_pipeline.schema.types import Observation
 from deploy.device import choose_device
 from deploy.doctor import versions
 from deploy.engine import InferenceEngine
-from deploy.intervals import wilson_interval
+from deploy.intervals import paired_difference_interval, wilson_interval
 from deploy.loop import LoopSettings
 from deploy.rollout import Outcome, Trial, run_trials
 from deploy.workers import num_workers, run_ordered
@@ -136,12 +136,15 @@ def summary(report: dict[str, Any]) -> str:
     """A few lines for the terminal."""
     lines = []
     for name, task in report["tasks"].items():
-        for label, cell in (("", task), (" (unseen words)", task["held_out_phrasings"])):
+        unseen = task["held_out_phrasings"]
+        for label, cell in (("", task), (" (unseen words)", unseen)):
             low, high = cell["success_interval_95"]
             lines.append(
                 f"{name + label:42s} strict {cell['success_rate']:6.1%} [{low:.1%}, {high:.1%}]   "
                 f"benchmark {cell['benchmark_success_rate']:6.1%}   other task {_percent(cell['wrong_task_rate'])}"
             )
+        low, high = unseen["difference_interval_95"]
+        lines.append(f"{'  unseen - trained words, same scenes':42s} {100 * low:+.1f} to {100 * high:+.1f} points")
     if report["control"]:
         did = ", ".join(f"{name} {rate:.1%}" for name, rate in report["control"]["did"].items())
         lines.append(f"control {report['control']['instruction']!r}: {did}")
@@ -182,12 +185,17 @@ def _cell(task: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 def _task_report(task: str, outcomes: Iterable[Outcome]) -> dict[str, Any]:
     own = [o for o in outcomes if o.trial.task == task]
-    trained = [o for o in own if o.trial.phrasing == "trained"]
+    trained, held_out = ([o for o in own if o.trial.phrasing == phrasing] for phrasing in ("trained", "held_out"))
     first_arm = TASKS[task].first_arm
     return {
         **_cell(task, trained),
         "first_touch_rate": sum(o.first_touch == first_arm for o in trained) / len(trained) if first_arm else None,
-        "held_out_phrasings": _cell(task, [o for o in own if o.trial.phrasing == "held_out"]),
+        "held_out_phrasings": {
+            **_cell(task, held_out),
+            "difference_interval_95": list(
+                paired_difference_interval([o.success for o in trained], [o.success for o in held_out])
+            ),
+        },
     }
 
 

@@ -247,6 +247,7 @@ def _add_success(page: Page, report: Mapping[str, Any]) -> None:
     columns = {
         "strict success": lambda cell: _share(cell.get("success_rate")),
         "95\u00a0% interval": lambda cell: _span(cell.get("success_interval_95")),
+        "against trained phrasings": lambda cell: _points(cell.get("difference_interval_95")),
         "benchmark": lambda cell: _share(cell.get("benchmark_success_rate")),
         "wrong task": lambda cell: _share(cell.get("wrong_task_rate")),
         "instructed arm first": lambda cell: _share(cell.get("first_touch_rate")),
@@ -481,6 +482,10 @@ def _share(rate: float | None) -> str:
 
 def _span(interval: Sequence[float] | None) -> str:
     return "" if interval is None else f"{percent(interval[0])[:-2]}\u2013{percent(interval[1])}"
+
+
+def _points(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points"
 
 
 def _milliseconds(value: float | None) -> str:

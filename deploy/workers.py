@@ -51,13 +51,20 @@ def run_ordered(call: Callable[[Job], Result], jobs: Iterable[Job], workers: int
     with worker_pool(workers) as pool:
         waiting: deque[tuple[Job, Future[Result]]] = deque()
         for job in itertools.islice(stream, 2 * workers):
-            waiting.append((job, pool.submit(call, job)))
+            waiting.append((job, pool.submit(_run, call, job)))
         while waiting:
             job, future = waiting.popleft()
             result = future.result()
             for following in itertools.islice(stream, 1):
-                waiting.append((following, pool.submit(call, following)))
+                waiting.append((following, pool.submit(_run, call, following)))
             yield job, result
+
+
+def _run(call: Callable[[Job], Result], job: Job) -> Result:
+    try:
+        return call(job)
+    except SystemExit:
+        os._exit(1)  # the job has unwound and removed its temporary files; the pool would go on with the next one
 
 
 def _prepare_worker() -> None:

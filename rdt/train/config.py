@@ -78,7 +78,7 @@ def config_from_dict(raw: dict[str, Any], overrides: Sequence[str] = (), where: 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TrainConfig, None, fail_untyped=True)
     try:
-        values = parser.instantiate_classes(parser.parse_args(list(overrides), parser.parse_object(raw)))
+        values = parser.instantiate(parser.parse_args(list(overrides), parser.parse_object(raw)))
     except ArgumentError as error:
         raise ValueError(f"{where}: {error}") from None
     return TrainConfig(**{f.name: getattr(values, f.name) for f in fields(TrainConfig)})

@@ -78,8 +78,8 @@ def test_robot_explain_shows_slots_and_both_gripper_conversions(capsys):
     assert main(["robot", "explain", "agilex_cobot_magic"]) == 0
     text = capsys.readouterr().out
     assert "left_gripper_joint_0_pos" in text
-    assert "state x 0.20873" in text
-    assert "action x 0.084036" in text
+    assert "state x 0.208733" in text
+    assert "action x 0.0840357" in text
 
 
 def test_robot_list_names_the_shipped_robots(capsys):

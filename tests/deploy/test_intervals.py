@@ -2,7 +2,7 @@
 
 import pytest
 
-from deploy.intervals import wilson_interval
+from deploy.intervals import paired_difference_interval, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -10,3 +10,21 @@ from deploy.intervals import wilson_interval
 )
 def test_intervals_are_those_of_wilson(successes, episodes, low, high):
     assert wilson_interval(successes, episodes) == pytest.approx((low, high), abs=0.006)
+
+
+def test_equal_results_differ_by_nothing():
+    assert paired_difference_interval([True, False, True], [True, False, True]) == (0.0, 0.0)
+
+
+def test_pairing_narrows_the_interval():
+    """95 of 100 against 93 of 100, of which all but two scenes agree."""
+    first = [i >= 5 for i in range(100)]
+    second = [i >= 7 for i in range(100)]
+    low, high = paired_difference_interval(first, second)
+    assert -0.05 < low < -0.02 < high < 0.01
+    shuffled_low, _ = paired_difference_interval(first, second[::-1])
+    assert shuffled_low < low
+
+
+def test_one_pair_says_nothing():
+    assert paired_difference_interval([True], [False]) == (-1.0, 1.0)
