@@ -29,7 +29,7 @@ from robot_drivers.sim.scene import CONTROL_HZ, SIDES, load_scene
 from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
 VIDEO_SIZE = (240, 320)  # height, width
-VIDEO_CAMERA = "angle"
+VIDEO_CAMERA = "front_close"
 VIDEO_FPS = 12.5
 MAX_CALLS = 1024  # network passes of one episode, an upper bound: keys of the sampling noise do not meet
 

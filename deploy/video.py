@@ -18,7 +18,7 @@ class UnreadableVideoError(ValueError):
     """A video that cannot be decoded; the message names it."""
 
 
-def write_video(path: Path, frames: list[np.ndarray], fps: float) -> None:
+def write_video(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
     """Write RGB uint8 frames (height, width, 3) as H.264. Raises `RuntimeError` without the `sim` extra."""
     try:
         import imageio.v2 as imageio
@@ -27,7 +27,7 @@ def write_video(path: Path, frames: list[np.ndarray], fps: float) -> None:
         raise RuntimeError("videos need imageio and its ffmpeg: pip install 'rdt-stack[sim]'") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        imageio.mimwrite(temporary, frames, fps=fps, codec="libx264", quality=7, format="FFMPEG", macro_block_size=16)
+        imageio.mimwrite(temporary, cast("Any", frames), fps=fps, codec="libx264", quality=7, format="FFMPEG", macro_block_size=16)
 
 
 def load_video(video: Path) -> tuple[list[np.ndarray], float]:

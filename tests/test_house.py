@@ -26,10 +26,19 @@ CONFINED = {
     ),
     "tianshou": ("rdt/alignment/tianshou_bridge.py", "rdt/alignment/c_gail.py"),
     "tensorflow": ("data_pipeline/sources/rlds.py",),
+    "tensorflow_datasets": ("data_pipeline/sources/rlds.py",),
+    "pyrealsense2": ("robot_drivers/realsense.py",),
+    "dynamixel_sdk": ("robot_drivers/viperx.py",),
+    "piper_sdk": ("robot_drivers/piper.py",),
+    "rtde_control": ("robot_drivers/ur5e.py",),
+    "rtde_receive": ("robot_drivers/ur5e.py",),
     "diffusers": (),
 }
 SCHEMA_MAY_IMPORT = {"numpy", "yaml"}
 MODEL_MAY_IMPORT = {"data_pipeline.schema.layout", "data_pipeline.schema.registry"}
+
+
+ALIGNMENT_COMMON = {"nets", "critics", "objectives", "tianshou_bridge"}  # what methods may share
 
 
 def source_files() -> list[Path]:
@@ -90,6 +99,18 @@ def test_mathematics_knows_only_schema_constants():
         for path in (ROOT / "rdt" / folder).rglob("*.py"):
             used = {name for name in imports(path) if name.startswith("data_pipeline")}
             assert used <= MODEL_MAY_IMPORT, relative(path)
+
+
+def test_trainer_and_alignment_meet_only_at_the_door():
+    for here, there in (("train", "alignment"), ("alignment", "train")):
+        for path in (ROOT / "rdt" / here).rglob("*.py"):
+            assert not any(name.startswith(f"rdt.{there}") for name in imports(path)), relative(path)
+
+
+def test_an_alignment_method_does_not_know_another():
+    for path in (ROOT / "rdt/alignment").glob("*.py"):
+        used = {name.split(".")[2] for name in imports(path) if name.startswith("rdt.alignment.")}
+        assert used <= ALIGNMENT_COMMON, relative(path)
 
 
 def test_package_markers_are_empty():

@@ -59,10 +59,10 @@ class Scaling(nn.Module):
 
     def fit_min_max(self, kind: Kind, low: np.ndarray, high: np.ndarray, seen: np.ndarray) -> None:
         """Map [low, high] of each slot, all (128,), to [-1, 1]; slots that are not `seen` keep the identity."""
-        low, high, seen = torch.as_tensor(low), torch.as_tensor(high), torch.as_tensor(seen)
-        half_range = ((high - low) / 2).clamp(min=MIN_RANGE / 2)
-        self.get_buffer(f"{kind}_center").copy_(torch.where(seen, (high + low) / 2, 0.0))
-        self.get_buffer(f"{kind}_half_range").copy_(torch.where(seen, half_range, 1.0))
+        center = np.where(seen, (high + low) / 2, 0.0)
+        half_range = np.where(seen, np.maximum((high - low) / 2, MIN_RANGE / 2), 1.0)
+        self.get_buffer(f"{kind}_center").copy_(torch.from_numpy(center))
+        self.get_buffer(f"{kind}_half_range").copy_(torch.from_numpy(half_range))
 
     def scale(self, kind: Kind, values: Tensor, mask: Tensor) -> Tensor:
         """(..., 128) in unified units -> the network's space."""

@@ -77,7 +77,7 @@ class SpatialSoftmax(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+                module.bias.zero_()
 
     def forward(self, pixels: Float[Tensor, "image 3 size size"]) -> Float[Tensor, "image token dim"]:
         maps = self.convolutions(pixels.contiguous(memory_format=torch.channels_last))

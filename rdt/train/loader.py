@@ -79,7 +79,7 @@ class BatchLoader:
                 role: random_shift(frames, self._random_shift_px, rng) for role, frames in observation.images.items()
             }
             observation = replace(observation, images=shifted)
-        if self._dropout is None:
+        if self._dropout is None or self._mean_state is None:
             return observation, sample.action_chunk
         rng = sample_rng(self._seed, index, "dropout")
         dropped = draw_dropout(rng, self._dropout, self._stream.image_history)

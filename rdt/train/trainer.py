@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -60,7 +61,7 @@ class Trainer:
     @property
     def deployed(self) -> VisuomotorPolicy:
         """The weights to validate, save and serve: the moving average where there is one."""
-        return self.average.module if self.average else self.model
+        return cast("VisuomotorPolicy", self.average.module) if self.average else self.model
 
     def run(self, log_every: int = 10) -> None:
         """Train up to `config.steps`. An interrupt saves a checkpoint, then leaves."""

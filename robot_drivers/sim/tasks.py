@@ -118,6 +118,10 @@ def _transfer(giver: str) -> Task:
             f"pick up the cube with {giver} hand and pass it to {receiver} hand",
             f"make a {giver} to {receiver} transfer of the cube",
             f"move the red block from {giver} gripper to {receiver} gripper",
+            f"lift the block with {giver} arm and hand it to {receiver} arm",
+            f"the cube goes from {giver} to {receiver}",
+            f"take the red cube {giver} to {receiver}",
+            f"let {giver} hand give the red block to {receiver} hand",
         ),
         held_out_instructions=(
             f"please bring the block from {giver} to {receiver}",
