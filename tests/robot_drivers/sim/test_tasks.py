@@ -109,8 +109,8 @@ def test_the_direction_is_in_the_set_of_bigrams_seen_in_training():
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_held_out_phrasings_are_new(task):
-    assert len(set(task.instructions)) == 4
-    assert len(set(task.held_out_instructions)) == 2
+    assert len(set(task.instructions)) == len(task.instructions) >= 4
+    assert len(set(task.held_out_instructions)) == len(task.held_out_instructions) >= 2
     assert not set(task.instructions) & set(task.held_out_instructions)
 
 
