@@ -11,7 +11,7 @@ import sys
 
 CORE = ("numpy", "torch", "pyyaml", "h5py", "safetensors", "pillow", "jaxtyping", "jsonargparse", "tqdm")
 EXTRAS = {
-    "sim": ("mujoco", "gym-aloha", "imageio", "imageio-ffmpeg", "matplotlib", "jinja2"),
+    "sim": ("mujoco", "gym-aloha", "imageio", "imageio-ffmpeg", "matplotlib", "jinja2", "scipy"),
 }
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri"
 
@@ -24,7 +24,7 @@ def command(args: argparse.Namespace) -> int:
     for extra, packages in EXTRAS.items():
         absent = _print_packages(f"extra {extra}", packages)
         if absent:
-            print(f"              missing {', '.join(absent)}: pip install 'rdt-stack[{extra}]'")
+            print(f"{'':13s} without {', '.join(absent)}: pip install 'rdt-stack[{extra}]'")
     print(f"torch device  {_torch_device()}")
     print(f"rendering     {_rendering()}")
     free_gb = shutil.disk_usage(".").free / 1e9

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def ema_decay(num_updates: int, decay: float) -> float:
@@ -18,7 +18,7 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """A copy of `model` that `update_parameters(model)` moves towards it after each optimizer step."""
 
     @torch.no_grad()
-    def update(average: Sequence[Tensor], current: Sequence[Tensor], num_averaged: Tensor) -> None:
+    def update(average: Tensors, current: Tensors, num_averaged: Tensor | int) -> None:
         torch._foreach_lerp_(list(average), list(current), 1 - ema_decay(int(num_averaged), decay))
 
     return AveragedModel(model, multi_avg_fn=update)
