@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
+@runtime_checkable  # so that shape checkers such as beartype accept it as a type
 class Denoiser(Protocol):
     """A network with its condition already bound, for instance `partial(policy.denoise, condition=c)`.
 

@@ -42,29 +42,36 @@ def unbiased_norm_formula(
     return x * torch.rsqrt(x.var(dim=-1, keepdim=True) + NORM_EPS) * weight
 
 
-class _UnbiasedNorm(torch.autograd.Function):
-    """`unbiased_norm_formula` by way of PyTorch's layer norm, which makes one pass over x instead of four.
+def _norm_by_layer_norm(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`unbiased_norm_formula` from PyTorch's layer norm, which makes one pass over x instead of four.
 
     With n = size, k = sqrt((n - 1) / n), mean m and rstd = 1 / sqrt(biased var + eps (n - 1) / n):
 
         1 / sqrt(var + eps) = k rstd,    y = k weight (layer_norm(x) + m rstd)
+    """
+    n = x.shape[-1]
+    scale = weight * math.sqrt((n - 1) / n)
+    y, mean, rstd = torch.native_layer_norm(x, (n,), scale, None, NORM_EPS * (n - 1) / n)
+    return y.addcmul_(mean * rstd, scale), mean, rstd
 
-    and of the second term, for s = sum(dy k weight),  dx = s rstd / n (1 - m rstd^2 (x - m)).
+
+class _UnbiasedNorm(torch.autograd.Function):
+    """The norm with its gradient: layer norm's own, and for the second term, with s = sum(dy k weight),
+
+    dx = s rstd / n (1 - m rstd^2 (x - m)),    dweight = k sum(dy m rstd)
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
-        n = x.shape[-1]
-        scale = weight * math.sqrt((n - 1) / n)
-        y, mean, rstd = torch.native_layer_norm(x, (n,), scale, None, NORM_EPS * (n - 1) / n)
+        y, mean, rstd = _norm_by_layer_norm(x, weight)
         ctx.save_for_backward(x, weight, mean, rstd)
-        return y.addcmul_(mean * rstd, scale)
+        return y
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor]:
         x, weight, mean, rstd = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient is to be differentiated again
-            return torch.autograd.grad(unbiased_norm_formula(x, weight), (x, weight), dy, create_graph=True)
+            return torch.func.vjp(unbiased_norm_formula, x, weight)[1](dy)
         n = x.shape[-1]
         k = math.sqrt((n - 1) / n)
         scale, shift = weight * k, mean * rstd
@@ -80,7 +87,9 @@ class _UnbiasedNorm(torch.autograd.Function):
 
 def unbiased_norm(x: Float[Tensor, "*batch size"], weight: Float[Tensor, " size"]) -> Float[Tensor, "*batch size"]:
     """The numbers of `unbiased_norm_formula`, several times faster."""
-    return _UnbiasedNorm.apply(x, weight)
+    if torch.is_grad_enabled():
+        return _UnbiasedNorm.apply(x, weight)
+    return _norm_by_layer_norm(x, weight)[0]
 
 
 class Norm(nn.Module):

@@ -40,7 +40,7 @@ class EncodedCondition(NamedTuple):
 
     freq_token: Float[Tensor, "batch 1 hidden"]
     state_token: Float[Tensor, "batch 1 hidden"]
-    per_block: tuple[KeyValue, ...] | tuple[Float[Tensor, "batch source hidden"], ...]
+    per_block: tuple[KeyValue, ...] | tuple[Float[Tensor, "batch _ hidden"], ...]
     lang_mask: Bool[Tensor, "batch 1 1 lang"] | None
     action_mask: Float[Tensor, "batch 1 slot"]
 
@@ -130,8 +130,8 @@ class RDTPolicy(nn.Module):
 
     def encode_condition(
         self,
-        lang_tokens: Float[Tensor, "batch lang lang_dim"],
-        lang_attn_mask: Bool[Tensor, "batch lang"] | None,
+        lang_tokens: Float[Tensor, "rows lang lang_dim"],
+        lang_attn_mask: Bool[Tensor, "rows lang"] | None,
         img_tokens: Float[Tensor, "batch img img_dim"],
         state_tokens: Float[Tensor, "batch 1 slot"],
         action_mask: Num[Tensor, "batch 1 slot"],
@@ -186,8 +186,8 @@ class RDTPolicy(nn.Module):
     @torch.no_grad()
     def predict_action(
         self,
-        lang_tokens: Float[Tensor, "batch lang lang_dim"],
-        lang_attn_mask: Bool[Tensor, "batch lang"] | None,
+        lang_tokens: Float[Tensor, "rows lang lang_dim"],
+        lang_attn_mask: Bool[Tensor, "rows lang"] | None,
         img_tokens: Float[Tensor, "batch img img_dim"],
         state_tokens: Float[Tensor, "batch 1 slot"],
         action_mask: Num[Tensor, "batch 1 slot"],
@@ -215,8 +215,8 @@ class RDTPolicy(nn.Module):
         self,
         noisy_action: Float[Tensor, "batch horizon slot"],
         timesteps: Int[Tensor, "#batch"],
-        lang_tokens: Float[Tensor, "batch lang lang_dim"],
-        lang_attn_mask: Bool[Tensor, "batch lang"] | None,
+        lang_tokens: Float[Tensor, "rows lang lang_dim"],
+        lang_attn_mask: Bool[Tensor, "rows lang"] | None,
         img_tokens: Float[Tensor, "batch img img_dim"],
         state_tokens: Float[Tensor, "batch 1 slot"],
         action_mask: Num[Tensor, "batch 1 slot"],
@@ -239,8 +239,8 @@ class RDTPolicy(nn.Module):
 
     def compute_loss(
         self,
-        lang_tokens: Float[Tensor, "batch lang lang_dim"],
-        lang_attn_mask: Bool[Tensor, "batch lang"] | None,
+        lang_tokens: Float[Tensor, "rows lang lang_dim"],
+        lang_attn_mask: Bool[Tensor, "rows lang"] | None,
         img_tokens: Float[Tensor, "batch img img_dim"],
         state_tokens: Float[Tensor, "batch 1 slot"],
         action_gt: Float[Tensor, "batch horizon slot"],

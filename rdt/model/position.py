@@ -18,7 +18,7 @@ Layout = Sequence[tuple[str, int | Sequence[int]]]
 def sincos(width: int, positions: np.ndarray) -> Float64[np.ndarray, "position width"]:
     """Rows `[sin(p w_i), cos(p w_i)]`, `w_i = 10000^(-i / (width / 2))`: here the sines come first."""
     omega = 10000.0 ** (-np.arange(width // 2) / (width / 2))
-    angle = np.outer(np.asarray(positions, dtype=np.float64), omega)
+    angle = np.outer(positions, omega)
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -29,8 +29,8 @@ class RDTConfig:
     img_token_dim: int = 1152  # SigLIP so400m
     max_lang_cond_len: int = 1024
     img_cond_len: int = 4374  # 2 frames x 3 cameras x 729 patches
-    lang_pos_embed_config: Layout | None = (("lang", -1024),)
-    img_pos_embed_config: Layout | None = (("image", (2, 3, -729)),)
+    lang_pos_embed_config: Layout | None = None  # None: positions count tokens; else see `position.py`
+    img_pos_embed_config: Layout | None = None
     lang_adaptor: str = "mlp2x_gelu"
     img_adaptor: str = "mlp2x_gelu"
     state_adaptor: str = "mlp3x_gelu"
@@ -55,8 +55,6 @@ class RDTConfig:
         ):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}: use one of {list(known)}")
-        for name in ("lang_pos_embed_config", "img_pos_embed_config"):  # JSON knows lists only
-            object.__setattr__(self, name, _frozen_layout(getattr(self, name)))
 
     @property
     def head_dim(self) -> int:
@@ -74,6 +72,8 @@ class RDTConfig:
         sources |= dict.fromkeys(("hidden_size", "depth", "num_heads"), network)
         sources |= dict.fromkeys(("num_train_timesteps", "num_inference_timesteps", "prediction_type"), scheduler)
         values = {name: source[name] for name, source in sources.items() if name in source}
+        for name in ("lang_pos_embed_config", "img_pos_embed_config"):
+            values[name] = _layout(values.get(name))
         missing = [f"rdt.{name}" for name in ("hidden_size", "depth", "num_heads") if name not in values]
         if missing:
             raise ValueError(f"config.json does not give {missing}: without them the network has no size")
@@ -108,15 +108,24 @@ class RDTConfig:
                 "prediction_type": self.prediction_type,
                 "clip_sample": False,
             },
+            # the published trainer's average of weights; nothing here reads it
+            "ema": {
+                "update_after_step": 0,
+                "inv_gamma": 1.0,
+                "power": 0.75,
+                "min_value": 0.0,
+                "max_value": 0.9999,
+            },
             "norm": self.norm,
             "adaptor_init": self.adaptor_init,
         }
 
 
-def _frozen_layout(layout: Layout | None) -> Layout | None:
-    if layout is None:
+def _layout(data: Sequence[Any] | None) -> Layout | None:
+    """A layout of positions from JSON, which knows lists only."""
+    if data is None:
         return None
-    return tuple((name, extent if isinstance(extent, int) else tuple(extent)) for name, extent in layout)
+    return tuple((name, extent if isinstance(extent, int) else tuple(extent)) for name, extent in data)
 
 
 class _Presets(dict[str, RDTConfig]):
@@ -125,10 +134,15 @@ class _Presets(dict[str, RDTConfig]):
         raise ValueError(f"unknown preset {name!r}; the nearest is {near[0]!r} (there are {sorted(self)})")
 
 
+_PUBLISHED_LAYOUTS: dict[str, Layout] = {
+    "lang_pos_embed_config": (("lang", -1024),),  # T5 has put the order into its features
+    "img_pos_embed_config": (("image", (2, 3, -729)),),  # frame and camera; SigLIP has put the patch in
+}
+
 PRESETS: dict[str, RDTConfig] = _Presets(
-    rdt_1b=RDTConfig(hidden_size=2048, depth=28, num_heads=32),
-    rdt_170m=RDTConfig(hidden_size=1024, depth=14, num_heads=32),
-    # 0.9 M parameters: learns the embedded simulator's tasks in minutes on two CPU cores
+    rdt_1b=RDTConfig(hidden_size=2048, depth=28, num_heads=32, **_PUBLISHED_LAYOUTS),
+    rdt_170m=RDTConfig(hidden_size=1024, depth=14, num_heads=32, **_PUBLISHED_LAYOUTS),
+    # 0.9 M parameters, for the embedded simulator on two CPU cores; its small encoders know no positions
     rdt_tiny=RDTConfig(
         hidden_size=128,
         depth=4,
@@ -139,7 +153,7 @@ PRESETS: dict[str, RDTConfig] = _Presets(
         max_lang_cond_len=16,
         adaptor_init="he",  # PyTorch's own drowns a small model's inputs in the position tables: 0.01 against 0.5
         img_cond_len=4,  # 1 frame x 1 camera x 4 tokens
-        lang_pos_embed_config=(("lang", 16),),  # a small text encoder has no sense of order of its own
+        lang_pos_embed_config=(("lang", 16),),
         img_pos_embed_config=(("image", (1, 1, 4)),),
     ),
 )

@@ -55,7 +55,9 @@ def load_released(
         policy = RDTPolicy(config)
     _check_fit(file, policy.state_dict(), state)
     dtype = dtype or max((t.dtype for t in state.values()), key=lambda d: torch.finfo(d).bits)
-    policy.load_state_dict({key: t.to(device, dtype) for key, t in state.items()}, assign=True)
+    # a copy: safetensors maps the file, and a policy must not change when somebody writes over it
+    state = {key: state.pop(key).to(device, dtype, copy=True) for key in list(state)}
+    policy.load_state_dict(state, assign=True)
     return policy.eval()
 
 
@@ -111,7 +113,7 @@ def _download(hub_id: str) -> Path:
     )
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.utils import EntryNotFoundError
     except ImportError:
         raise CheckpointError(
             f"{hub_id!r} is no local path, and huggingface_hub is not installed to fetch it. {by_hand}"
@@ -145,11 +147,16 @@ def _read_state(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(_unreadable(file, error)) from error
     if isinstance(state, Mapping) and isinstance(state.get("module"), Mapping):
         state = state["module"]  # DeepSpeed
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+    if not isinstance(state, Mapping) or not all(_is_weight(t) for t in state.values()):
         raise CheckpointError(
-            f"{file} holds no state dict: expected a mapping of names to tensors, or one under 'module'"
+            f"{file} holds no state dict: expected a mapping of names to floating-point tensors, "
+            "or one under 'module'"
         )
     return dict(state)
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _unreadable(file: Path, error: Exception) -> str:

@@ -45,8 +45,8 @@ class Transformer(nn.Module):
         self.final_layer = FinalLayer(hidden_size, action_dim, norm)
 
     def place_conditions(
-        self, lang: Float[Tensor, "batch lang hidden"], img: Float[Tensor, "batch img hidden"]
-    ) -> tuple[Float[Tensor, "batch source hidden"], ...]:
+        self, lang: Float[Tensor, "rows lang hidden"], img: Float[Tensor, "batch img hidden"]
+    ) -> tuple[Float[Tensor, "_ _ hidden"], ...]:
         """The condition that each block attends to, positions added: language, images, language, ..."""
         lang = lang + self.lang_cond_pos_embed[:, : lang.shape[1]]
         img = img + self.img_cond_pos_embed
@@ -54,7 +54,7 @@ class Transformer(nn.Module):
 
     def key_values(
         self,
-        conditions: Sequence[Float[Tensor, "batch source hidden"]],
+        conditions: Sequence[Float[Tensor, "_ _ hidden"]],
         lang_index: Int[Tensor, " batch"] | None = None,
     ) -> tuple[KeyValue, ...]:
         """Keys and values of each block's condition; `forward` takes them in place of the tokens.
@@ -72,7 +72,7 @@ class Transformer(nn.Module):
         freq_token: Float[Tensor, "batch 1 hidden"],
         state_token: Float[Tensor, "batch 1 hidden"],
         action_tokens: Float[Tensor, "batch horizon hidden"],
-        conditions: Sequence[Float[Tensor, "batch source hidden"] | KeyValue],
+        conditions: Sequence[Float[Tensor, "batch _ hidden"] | KeyValue],
         lang_mask: Bool[Tensor, "batch 1 1 lang"] | None,
     ) -> Float[Tensor, "batch horizon slot"]:
         t_token = self.t_embedder(timesteps)[:, None].expand_as(freq_token)  # (B, 1, D)

@@ -34,8 +34,11 @@ def test_unbiased_norm_is_its_formula():
     x, weight = tokens(3), torch.rand(16, dtype=torch.float64)
     mean = x.mean(-1, keepdim=True)
     variance = ((x - mean) ** 2).sum(-1, keepdim=True) / 15
-    for norm in (unbiased_norm, unbiased_norm_formula):
-        torch.testing.assert_close(norm(x, weight), x / (variance + 1e-6).sqrt() * weight)
+    expected = x / (variance + 1e-6).sqrt() * weight
+    torch.testing.assert_close(unbiased_norm_formula(x, weight), expected)
+    torch.testing.assert_close(unbiased_norm(x, weight), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(unbiased_norm(x, weight), expected)
 
 
 def test_unbiased_norm_of_a_large_mean_and_of_a_constant():
@@ -66,6 +69,7 @@ def test_unbiased_norm_gradients_of_first_and_second_order():
     x, weight = tokens(3).requires_grad_(), torch.rand(16, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(unbiased_norm, (x, weight))
     assert torch.autograd.gradgradcheck(unbiased_norm, (x, weight))
+    assert torch.autograd.gradgradcheck(unbiased_norm, (x, weight.detach()))  # a frozen network
 
 
 def test_mean_square_is_the_root_mean_square():

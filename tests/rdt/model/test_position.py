@@ -32,7 +32,7 @@ def test_grid_gives_each_axis_its_columns():
     for frame in range(2):
         for camera in range(3):
             for patch in range(4):
-                row = np.concatenate([sincos(8, [frame])[0], sincos(8, [camera])[0]])
+                row = np.concatenate([sincos(8, np.array([frame]))[0], sincos(8, np.array([camera]))[0]])
                 np.testing.assert_array_equal(table[frame, camera, patch], row)
 
 

@@ -52,6 +52,16 @@ def test_safetensors_is_read_first(saved):
     assert torch.equal(load_released(folder).model.x_pos_embed, policy.model.x_pos_embed + 1)
 
 
+def test_loaded_policy_does_not_follow_its_file(saved):
+    policy, folder = saved
+    file = folder / "model.safetensors"
+    save_file(policy.state_dict(), file)
+    loaded = load_released(folder)
+    with file.open("rb+") as opened:  # written over in place, as `cp` does
+        opened.write(bytes(file.stat().st_size))
+    assert_same(policy, loaded)
+
+
 def test_saving_over_a_safetensors_folder_replaces_it(saved):
     policy, folder = saved
     save_file({key: tensor + 1 for key, tensor in policy.state_dict().items()}, folder / "model.safetensors")
@@ -160,9 +170,10 @@ def test_code_in_a_pickle_does_not_run(saved):
         load_released(folder)
 
 
-def test_not_a_state_dict(saved):
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"model.x": torch.zeros(1, dtype=torch.int8)}])
+def test_not_a_state_dict(saved, content):
     _, folder = saved
-    torch.save([1, 2], folder / "pytorch_model.bin")
+    torch.save(content, folder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="holds no state dict"):
         load_released(folder)
 
@@ -209,12 +220,12 @@ def test_hub_id_without_huggingface_hub(monkeypatch, tmp_path):
 
 
 def fake_hub(monkeypatch, download):
-    hub, errors = types.ModuleType("huggingface_hub"), types.ModuleType("huggingface_hub.errors")
+    hub, utils = types.ModuleType("huggingface_hub"), types.ModuleType("huggingface_hub.utils")
     hub.hf_hub_download = download
-    errors.EntryNotFoundError = type("EntryNotFoundError", (Exception,), {})
+    utils.EntryNotFoundError = type("EntryNotFoundError", (Exception,), {})
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
-    return errors.EntryNotFoundError
+    monkeypatch.setitem(sys.modules, "huggingface_hub.utils", utils)
+    return utils.EntryNotFoundError
 
 
 def test_hub_id_falls_back_to_the_pickle(saved, monkeypatch):
