@@ -59,14 +59,16 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     """An empty temporary folder to fill; renamed to `path` on success.
 
     An existing `path` is an error, unless `replace`: the old folder then steps aside just before the rename
-    (two renames, so a reader may for an instant find neither) and is deleted after it.
+    (two renames, so a reader may for an instant find neither) and is deleted after it. Whoever was killed in
+    that instant gets the old folder back by `recover_folder`.
     """
     path = Path(path)
     if path.exists() and not replace:
         raise FileExistsError(f"{path} exists already: choose another name or remove it")
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary, aside = _temporary_name(path), _temporary_name(path)
+        temporary, aside = _temporary_name(path), _aside(path)
+        recover_folder(path)
         temporary.mkdir()
         try:
             yield temporary
@@ -84,6 +86,15 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
         finally:
             for leftover in (temporary, aside):
                 shutil.rmtree(leftover, ignore_errors=True)
+
+
+def recover_folder(path: str | Path) -> None:
+    """Undo an `atomic_folder(replace=True)` that was killed between its two renames; else do nothing."""
+    path = Path(path)
+    aside = _aside(path)
+    if aside.exists() and not path.exists():
+        aside.replace(path)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
@@ -117,6 +128,10 @@ def is_temporary(path: Path) -> bool:
 def _temporary_name(path: Path) -> Path:
     # the ending stays last: some libraries choose the format by it, numpy appends its own when it differs
     return path.with_name(f".{path.name}{_SUFFIX}-{secrets.token_hex(4)}{path.suffix}")
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.previous")
 
 
 def _sync(path: Path) -> None:

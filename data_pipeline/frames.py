@@ -1,7 +1,6 @@
 """Camera frames kept as JPEG and decoded when asked for: the form in which stores and recordings hold them.
 
-Frames are RGB uint8 (height, width, 3) on both sides of the coder. Serving codes its pictures here too: a
-policy then sees the same artefacts that it was trained on.
+Frames are RGB uint8 (height, width, 3) on both sides of the coder.
 """
 
 from __future__ import annotations

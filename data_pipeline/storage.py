@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -155,11 +155,15 @@ class EpisodeStore(Sequence[Episode]):
 
     def stats(self, which: Literal["state", "action"]) -> SlotStats:
         """Statistics of all steps, in one pass over the shards; pictures are not read."""
+        return self.moments(which, range(len(self))).finish()
+
+    def moments(self, which: Literal["state", "action"], indices: Iterable[int]) -> Moments:
+        """Sums over some episodes, to be added to those of other stores."""
         moments = Moments.zero()
-        for index in range(len(self)):
+        for index in indices:
             with _shard_contents(self._shard(index)) as shard:
                 moments += Moments.of(*_vectors(shard, which))
-        return moments.finish()
+        return moments
 
     def _shard(self, index: int) -> Path:
         return self.path / "episodes" / f"{index:06d}.npz"
@@ -187,6 +191,10 @@ class EpisodeSelection(Sequence[Episode]):
     def decoded_bytes(self) -> int:
         """Memory that `decoded` would take for its pictures, if all episodes of the store are alike."""
         return self.store.decoded_bytes * sum(self.episode_lengths) // max(sum(self.store.episode_lengths), 1)
+
+    def moments(self, which: Literal["state", "action"]) -> Moments:
+        """Sums over these episodes."""
+        return self.store.moments(which, self.indices)
 
     def decoded(self) -> list[Episode]:
         """The episodes with their pictures decoded into read-only arrays."""

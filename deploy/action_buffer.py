@@ -87,9 +87,11 @@ class Plan:
         return (self.at(t_ns) - self.at(t_ns - SLOPE_NS)) / (SLOPE_NS * 1e-9)
 
     def forget_before(self, now_ns: int) -> None:
-        """Let go of a plan that has been blended out."""
+        """Let go of plans that have been blended out."""
         if now_ns >= self._blend_from_ns + self._blend_ns:
             self._before = None
+        elif self._before is not None:
+            self._before.forget_before(now_ns)
 
     def _own(self, t_ns: int) -> np.ndarray:
         times, rows = self.times_ns, self._rows

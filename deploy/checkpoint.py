@@ -24,6 +24,8 @@ def command(args: argparse.Namespace) -> None:
         state = load_trainer_state(folder)
         print(f"  trained   {state['step']} of {checkpoint.config.steps} steps, {state['train_seconds']:.0f} s")
     statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
-    print(f"  data      {statistics['num_episodes']} episodes, {statistics['num_steps']} steps")
+    print(
+        f"  learnt    {statistics['num_episodes']} episodes, {statistics['num_steps']} steps; held-out ones not counted"
+    )
     print("\nrobot\n" + explain(checkpoint.robot))
     print("\nconfig\n" + dump_config(checkpoint.config))

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from data_pipeline.schema.registry import load_attribute
 
+MAX_SEED = 10_000
+
 COMMANDS = {
     "quickstart": "deploy.quickstart:command",
     "train": "deploy.train:command",
@@ -26,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="The RDT stack: demonstrations -> one action space -> Robotics Diffusion Transformer -> robot.",
         epilog="First steps: `rdt doctor`, then `rdt quickstart --out runs/quickstart`.",
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error; before the command")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     quickstart = commands.add_parser(
@@ -36,12 +38,14 @@ def build_parser() -> argparse.ArgumentParser:
     quickstart.add_argument("--demos", type=_positive, metavar="N", help="demonstrations of each task")
     quickstart.add_argument("--episodes", type=_positive, metavar="N", help="evaluation episodes of each task")
     quickstart.add_argument("--steps", type=_positive, metavar="N", help="training steps")
-    quickstart.add_argument("--seed", type=int, default=0, metavar="S", help="of recording, training and evaluation")
+    quickstart.add_argument("--seed", type=_seed, default=0, metavar="S", help="of recording, training and evaluation")
     quickstart.add_argument("--config", default="quickstart", help="training config, by name or path")
     _add_device(quickstart)
 
     train = commands.add_parser(
-        "train", help="train a policy from a config", description="Options of the config: `--optim.lr 1e-4`."
+        "train",
+        help="train a policy from a config",
+        description="Options follow the config: `rdt train sim_transfer --steps 500`.",
     )
     train.add_argument("config", help="a YAML file, or the name of one in configs/train/")
     train.add_argument("--resume", choices=["auto", "never"], default="never", help="auto: go on where the run stopped")
@@ -50,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
     evaluate.add_argument("--env", required=True, metavar="NAME", help="sim_transfer, sim_handover or sim_insertion")
     evaluate.add_argument("--episodes", type=_positive, default=50, metavar="N", help="episodes of each task")
-    evaluate.add_argument("--seed", type=int, default=0, metavar="S", help="picks scenes never used in training")
+    evaluate.add_argument("--seed", type=_seed, default=0, metavar="S", help="picks scenes never used in training")
     evaluate.add_argument("--out", required=True, metavar="DIR", help="folder for report.json and rollouts/")
     _add_device(evaluate)
 
@@ -96,6 +100,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < MAX_SEED:  # scenes of recording and of evaluation lie in ranges that must not meet
+        raise argparse.ArgumentTypeError(f"must be from 0 to {MAX_SEED - 1}, got {value}")
+    return value
 
 
 def _positive(text: str) -> int:

@@ -13,35 +13,64 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.types import ActionChunk, Observation
 from rdt.batch import Condition
+from rdt.model.policy import RDTPolicy
 from rdt.random import SampleGenerator
 from rdt.train.checkpoint import Checkpoint, load_checkpoint
+from rdt.visuomotor import VisuomotorPolicy
 
 
 class InferenceEngine:
-    """Holds a policy on a device and turns observations into stamped chunks."""
+    """Holds a policy on a device and turns observations into stamped chunks.
+
+    A bare `RDTPolicy` reads tokens only: it can `sample`, but to `predict` takes a checkpoint, which knows the
+    encoders and the robot.
+    """
 
     def __init__(
-        self, policy_or_checkpoint: str | Path | Checkpoint, device: str | torch.device = "cpu", seed: int = 0
+        self,
+        policy_or_checkpoint: RDTPolicy | Checkpoint | str | Path,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
     ) -> None:
-        """Open a checkpoint folder, or take one already loaded; `seed` fixes the sampling noise."""
-        if not isinstance(policy_or_checkpoint, Checkpoint):
-            policy_or_checkpoint = load_checkpoint(policy_or_checkpoint, device)
-        self.model = policy_or_checkpoint.model
-        self.robot = policy_or_checkpoint.robot
+        """Take a policy, a loaded checkpoint or the path of one; `seed` fixes the sampling noise of `predict`."""
         self._noise = SampleGenerator(seed)
         self._num_calls = 0
+        self._checkpoint: Checkpoint | None = None
+        if isinstance(policy_or_checkpoint, RDTPolicy):
+            self.policy = policy_or_checkpoint.to(device).eval()
+            return
+        if not isinstance(policy_or_checkpoint, Checkpoint):
+            policy_or_checkpoint = load_checkpoint(policy_or_checkpoint, device)
+        self._checkpoint = policy_or_checkpoint
+        self.policy = policy_or_checkpoint.model.to(device).eval().policy
+
+    @property
+    def model(self) -> VisuomotorPolicy:
+        """Encoders and policy."""
+        return self._loaded().model
+
+    @property
+    def robot(self) -> Embodiment:
+        """The robot that the policy was trained for."""
+        return self._loaded().robot
 
     @property
     def horizon(self) -> int:
         """Actions in one chunk."""
-        return self.model.horizon
+        return self.policy.config.pred_horizon
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Camera roles that the policy looks at."""
-        return self.model.condition.config.cameras
+        """Camera roles that the policy looks at and the robot has."""
+        return tuple(role for role in self.model.condition.config.cameras if role in self.robot.cameras)
+
+    @property
+    def image_history(self) -> int:
+        """Frames per camera that the policy looks at."""
+        return self.model.condition.config.image_history
 
     def predict(self, observation: Observation) -> ActionChunk:
         """One observation -> one chunk; each call draws fresh noise."""
@@ -61,7 +90,17 @@ class InferenceEngine:
     ) -> Float[Tensor, "batch horizon slot"]:
         """The denoising loop alone, in the network's scaled space; equals `RDTPolicy.predict_action`."""
         with torch.inference_mode():
-            return self.model.policy.predict_action(**vars(condition), noise=noise)
+            if noise is None:
+                shape = (len(condition.state_tokens), self.horizon, self.policy.config.action_dim)
+                noise = torch.randn(shape, device=self.policy.device)
+                if self._checkpoint:
+                    noise = self.model.place_noise(noise, condition.action_mask)
+            return self.policy.predict_action(**vars(condition), noise=noise)
+
+    def _loaded(self) -> Checkpoint:
+        if self._checkpoint is None:
+            raise ValueError("this engine holds a bare policy without encoders and robot: open a checkpoint folder")
+        return self._checkpoint
 
     def _chunk(self, observation: Observation, actions: np.ndarray) -> ActionChunk:
         step_ns = round(1e9 / observation.control_hz)

@@ -155,7 +155,7 @@ def summary(report: dict[str, Any]) -> str:
 
 def _run_job(job: _Job) -> list[Outcome]:
     engine = _engine(job.checkpoint, job.device, job.seed)
-    return run_trials(engine, job.trials, LoopSettings(cameras=engine.cameras))
+    return run_trials(engine, job.trials, LoopSettings(cameras=engine.cameras, history=engine.image_history))
 
 
 @functools.lru_cache(maxsize=1)

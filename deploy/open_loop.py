@@ -13,7 +13,7 @@ def open_loop(engine: InferenceEngine, episode: Episode, every_steps: int) -> di
     """Chunks predicted every so many steps, and the recorded actions, in native units and plain types."""
     robot = engine.robot
     starts = list(range(0, episode.num_steps, every_steps))
-    samples = [make_sample(episode, t, horizon=engine.horizon, image_history=1) for t in starts]
+    samples = [make_sample(episode, t, horizon=engine.horizon, image_history=engine.image_history) for t in starts]
     chunks = engine.predict_batch([sample.observation for sample in samples], starts)
     return {
         "names": list(robot.native_names),

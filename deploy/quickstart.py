@@ -36,7 +36,7 @@ from deploy.report import check_installed, write_report
 from deploy.train import CHECKPOINT, DEMONSTRATIONS, STORE, convert_demonstrations, record, train
 from deploy.video import write_gif
 from rdt.train.checkpoint import load_trainer_state
-from rdt.train.config import TrainConfig, dump_config, load_config
+from rdt.train.config import TrainConfig, differences, dump_config, load_config
 
 EPISODES = 100
 """Evaluation episodes of each instruction, in each kind of phrasing, when the caller does not say."""
@@ -66,13 +66,16 @@ def command(args: argparse.Namespace) -> None:
 
 
 def quickstart(config: TrainConfig, out: Path, episodes: int) -> dict[str, Any]:
-    """Run or go on with every stage and return the report.
+    """Run or go on with every stage and return the report; a finished run is not repeated.
 
-    Raises `ValueError` if `out` holds a finished run, or one with other settings.
+    Raises `ValueError` if `out` holds a run with other settings, or something else.
     """
     check_installed()
     choose_device(config.device)
-    run = Run(out, {"train": yaml.safe_load(dump_config(config)), "episodes": episodes})
+    run = Run(out, {"train": yaml.safe_load(dump_config(replace(config, out=""))), "episodes": episodes})
+    if "report" in run.stages:
+        print(f"{out} holds the finished run of these settings; for another one give another --out")
+        return json.loads((out / "report.json").read_text(encoding="utf-8"))
     run.stage("record", lambda: record(config, out))
     run.stage("convert", lambda: convert_demonstrations(config, out))
     run.stage("train", lambda: train(config, out))
@@ -140,14 +143,12 @@ class Run:
                 raise ValueError(f"{out} is not empty and holds no run of this command: give another --out")
             write_json(self.path, {"settings": settings, "stages": {}})
         stored = json.loads(self.path.read_text(encoding="utf-8"))
-        different = _differences(stored["settings"], settings)
+        different = differences(stored["settings"], settings)
         if different:
             raise ValueError(
                 f"{out} holds a run with other settings ({', '.join(different)}): "
                 "repeat its settings to go on with it, or give another --out"
             )
-        if "report" in stored["stages"]:
-            raise ValueError(f"{out} holds a finished run: open {out / 'report.html'}, or give another --out")
         self.settings = settings
         self.stages: dict[str, float] = stored["stages"]
 
@@ -166,11 +167,3 @@ class Run:
         yield
         self.stages[name] = round(time.perf_counter() - started, 3)
         write_json(self.path, {"settings": self.settings, "stages": self.stages})
-
-
-def _differences(before: Any, now: Any, path: str = "") -> list[str]:
-    """Where two nested mappings differ, as `path: before -> now`."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = {**before, **now}
-        return [d for key in keys for d in _differences(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))]
-    return [] if before == now else [f"{path}: {before} -> {now}"]

@@ -1,7 +1,7 @@
 """Demonstrations of the embedded simulator's scripted expert, written as ALOHA HDF5.
 
     DIR/<task>/seed_<S>.hdf5    an accepted demonstration
-    DIR/attempts.json           every seed tried so far, per task: accepted or not
+    DIR/attempts.json           the settings, and every seed tried so far, per task: accepted or not
 
 Seeds are tried in order and a run is resumed from `attempts.json`, so that the same settings give the same
 files however often the recording was interrupted.
@@ -14,17 +14,18 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from data_pipeline.atomic import write_json
+from data_pipeline.atomic import remove_leftovers, write_json
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.sources.hdf5 import write_episode
 from deploy.workers import num_workers, run_ordered
-from rdt.train.config import DemonstrationConfig
-from robot_drivers.sim.expert import record_demonstration
+from rdt.train.config import DemonstrationConfig, differences
+from robot_drivers.sim.expert import POLICY_HZ, record_demonstration
 from robot_drivers.sim.render import Renderer, make_renderer
-from robot_drivers.sim.scene import load_scene
+from robot_drivers.sim.scene import SIDES, load_scene
 from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
 SEEDS_PER_RUN = 100_000
@@ -53,8 +54,15 @@ def record_demonstrations(
     Returns the files by task, in the order of their seeds. Raises `RuntimeError` when the expert fails too often.
     """
     environment = lookup(ENVIRONMENTS, config.environment)
+    _check_robot(robot)
+    settings = {"environment": environment.name, "noise_rad": config.noise_rad, "seed": config.seed}
     out.mkdir(parents=True, exist_ok=True)
-    attempts = _read_attempts(out)
+    remove_leftovers(out)
+    stored = _read_attempts(out)
+    changed = differences(stored["settings"], settings) if stored["settings"] else []
+    if changed:
+        raise ValueError(f"{out} holds demonstrations of other settings ({', '.join(changed)}): use another folder")
+    attempts = stored["tried"]
     files = {}
     for task in environment.tasks:
         tried = attempts.setdefault(task, {})
@@ -70,7 +78,7 @@ def record_demonstrations(
             if accepted < config.per_task:
                 for attempt, success in run_ordered(_record_one, jobs, workers or num_workers()):
                     tried[str(attempt.seed)] = success
-                    write_json(out / ATTEMPTS_FILE, attempts)
+                    write_json(out / ATTEMPTS_FILE, {"settings": settings, "tried": attempts})
                     accepted += success
                     bar.update(success)
                     if accepted == config.per_task:
@@ -81,13 +89,16 @@ def record_demonstrations(
                             f"lower demonstrations.noise_rad ({config.noise_rad})"
                         )
         files[task] = [_episode_path(out, task, int(seed)) for seed, success in tried.items() if success]
+        for path in set((out / task).glob("*")) - set(files[task]):  # a worker had begun more than was needed
+            path.unlink()
     return {task: paths[: config.per_task] for task, paths in files.items()}
 
 
 def count_attempts(out: Path) -> dict[str, dict[str, int]]:
     """Task -> how many tries were made and how many were accepted."""
     return {
-        task: {"accepted": sum(tried.values()), "attempts": len(tried)} for task, tried in _read_attempts(out).items()
+        task: {"accepted": sum(tried.values()), "attempts": len(tried)}
+        for task, tried in _read_attempts(out)["tried"].items()
     }
 
 
@@ -109,6 +120,7 @@ def _record_one(attempt: Attempt) -> bool:
         images=demonstration.images,
         instructions=demonstration.instructions,
         embodiment=attempt.robot,
+        sim=True,
     )
     return True
 
@@ -126,6 +138,18 @@ def _seeds(config: DemonstrationConfig) -> Iterator[int]:
     yield from range(config.seed * SEEDS_PER_RUN, (config.seed + 1) * SEEDS_PER_RUN)
 
 
-def _read_attempts(out: Path) -> dict[str, dict[str, bool]]:
+def _read_attempts(out: Path) -> dict[str, Any]:
     path = out / ATTEMPTS_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"settings": {}, "tried": {}}
+
+
+def _check_robot(robot: Embodiment) -> None:
+    """The expert speaks one robot's words: both simulated arms, left first, targets at the end of 80 ms steps."""
+    drivers = {side: arm.driver for side, arm in robot.arms.items()}
+    if list(drivers.items()) != [(side, "sim") for side in SIDES]:
+        raise ValueError(f"the expert drives the simulated arms {list(SIDES)}, robot {robot.name!r} has {drivers}")
+    if (robot.rate_hz, robot.action_offset_steps) != (POLICY_HZ, 1):
+        raise ValueError(
+            f"the expert records at {POLICY_HZ} Hz with action_offset_steps 1, robot {robot.name!r} says "
+            f"{robot.rate_hz} Hz and {robot.action_offset_steps}"
+        )

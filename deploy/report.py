@@ -28,7 +28,13 @@ from deploy.plots import Bar, Chunk, percent
 from deploy.video import UnreadableVideoError, load_video
 
 REQUIRED_KEYS = ("success_rate", "success_interval_95", "benchmark_success_rate", "tasks", "control", "episodes")
-PACKAGES = {"jinja2": "jinja2", "matplotlib": "matplotlib", "imageio": "imageio", "imageio_ffmpeg": "imageio-ffmpeg"}
+PACKAGES = {
+    "scipy": "scipy",
+    "jinja2": "jinja2",
+    "matplotlib": "matplotlib",
+    "imageio": "imageio",
+    "imageio_ffmpeg": "imageio-ffmpeg",
+}
 
 STRIP_MOMENTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # shares of the video
 STRIP_WIDTH, POSTER_WIDTH = 240, 320  # pixels

@@ -86,7 +86,8 @@ class _Episode:
         environment = lookup(ENVIRONMENTS, trial.environment)
         self.trial = trial
         self.tasks = environment.tasks
-        self.roles = tuple(robot.cameras)
+        self.roles = settings.cameras or tuple(robot.cameras)
+        self.frame_every_ticks = round(CONTROL_HZ / robot.rate_hz) if settings.history > 1 else 0
         scene = TASKS[trial.task].scene
         self.sim = SimRobot(
             trial.task, trial.seed, distribution=environment.distribution, renderer=_policy_renderer(scene)
@@ -106,10 +107,12 @@ class _Episode:
         self.loop.push_state(native, stamp, now)
         if self.trial.video and self.sim.ticks % round(CONTROL_HZ / VIDEO_FPS) == 0:
             self._frames.append(_video_renderer(self.sim.task.scene).render(self.sim.data, VIDEO_CAMERA))
-        if self.fault or not self.loop.wants_observation(now):
+        wanted = not self.fault and self.loop.wants_observation(now)
+        if wanted or (self.frame_every_ticks and self.sim.ticks % self.frame_every_ticks == 0):
+            for role in self.roles:
+                self.loop.push_frame(self.sim.frame(role), now)
+        if not wanted:
             return None
-        for role in self.roles:
-            self.loop.push_frame(self.sim.frame(role), now)
         answer = self.loop.observation(now)
         return answer if isinstance(answer, Observation) else None
 
@@ -131,8 +134,7 @@ class _Episode:
 
     def finish(self) -> Outcome:
         """Judge the episode, and write its video if one was asked for."""
-        positions = {name: pose[:3] for name, pose in self.sim.object_poses().items()}
-        did = tuple(name for name in self.tasks if TASKS[name].strict_success(self.sim.contacts, positions))
+        did = tuple(name for name in self.tasks if self.sim.strict_success(TASKS[name]))
         outcome = Outcome(
             trial=self.trial,
             did=did,

@@ -11,26 +11,32 @@ import argparse
 from pathlib import Path
 
 import torch
+import yaml
 from tqdm import tqdm
 
+from data_pipeline.atomic import recover_folder, remove_leftovers
 from data_pipeline.conversion import convert
 from data_pipeline.mixture import SampleStream
-from data_pipeline.schema.embodiment import Embodiment
-from data_pipeline.schema.registry import find_config
-from data_pipeline.storage import EpisodeStore, split_held_out
+from data_pipeline.schema.embodiment import Embodiment, Kind
+from data_pipeline.schema.registry import find_config, read_yaml
+from data_pipeline.stats import Moments
+from data_pipeline.storage import EpisodeSelection, EpisodeStore, split_held_out
 from deploy.device import choose_device
 from deploy.record import record_demonstrations
 from rdt.model.presets import PRESETS
 from rdt.objective import DiffusionImitation
 from rdt.random import SampleGenerator
 from rdt.train.checkpoint import load_trainer_state, save_checkpoint
-from rdt.train.config import TrainConfig, load_config
+from rdt.train.config import TrainConfig, differences, dump_config, load_config
 from rdt.train.loader import BatchLoader
 from rdt.train.metrics import sampling_error
 from rdt.train.trainer import Trainer
 from rdt.visuomotor import VisuomotorPolicy
 
 VALIDATION_BATCHES = 4
+FREE_ON_RESUME = dict.fromkeys(("out", "device", "validate_every", "checkpoint_every"))
+"""Settings that a resumed run may change."""
+
 DEMONSTRATIONS, STORE, CHECKPOINT = "demonstrations", "store", "checkpoint"
 
 
@@ -63,6 +69,10 @@ def convert_demonstrations(config: TrainConfig, out: Path) -> None:
     paths = [path for task in files.values() for path in task]
     with tqdm(total=len(paths), desc="convert", unit="episode", dynamic_ncols=True) as bar:
         report = convert(paths, out / STORE, _robot(config), progress=lambda *_: bar.update())
+    if len(paths) < len(EpisodeStore.open(out / STORE)):
+        raise ValueError(
+            f"{out / STORE} holds more than the {len(paths)} demonstrations that are asked for: use another out"
+        )
     if report.failed:
         name, reason = next(iter(report.failed.items()))
         raise ValueError(f"{len(report.failed)} of {len(paths)} demonstrations cannot be converted; {name}: {reason}")
@@ -70,15 +80,15 @@ def convert_demonstrations(config: TrainConfig, out: Path) -> None:
 
 def train(config: TrainConfig, out: Path) -> None:
     """Train to the end, going on from `out/checkpoint` where there is one."""
+    recover_folder(out / CHECKPOINT)
     robot = _robot(config)
     stores = [EpisodeStore.open(path) for path in _store_paths(config, out)]
-    if not stores:
-        raise ValueError("the config names no data: set data.stores or demonstrations.per_task")
+    _check_run(config, out, robot, stores)
     torch.manual_seed(config.seed)
     model = VisuomotorPolicy(PRESETS[config.preset], config.condition, config.noise_slots)
-    statistics = _fit_scaling(model, config, stores)
-    model.to(choose_device(config.device))
     parts = [split_held_out(store, config.data.held_out_every) for store in stores]
+    statistics = _fit_scaling(model, config, [training for training, _ in parts])
+    model.to(choose_device(config.device))
     loader = _loader(config, model, [training for training, _ in parts], statistics["state"]["mean"], train=True)
     held_out = [part for _, part in parts if len(part)]
     validation = []
@@ -94,6 +104,7 @@ def train(config: TrainConfig, out: Path) -> None:
     def save(trainer: Trainer) -> None:
         save_checkpoint(out / CHECKPOINT, trainer.deployed, robot, config, statistics, trainer.state_dict())
 
+    remove_leftovers(out)
     trainer = Trainer(model, DiffusionImitation(), loader, config, out, validate=validate, save=save)
     if (out / CHECKPOINT).exists():
         trainer.load_state_dict(load_trainer_state(out / CHECKPOINT))
@@ -112,14 +123,38 @@ def _store_paths(config: TrainConfig, out: Path) -> list[Path]:
     return [*map(Path, config.data.stores), *own]
 
 
-def _fit_scaling(model: VisuomotorPolicy, config: TrainConfig, stores: list[EpisodeStore]) -> dict:
-    """Statistics of the first store, fitted into the model's scaling where the config asks for it."""
+def _check_run(config: TrainConfig, out: Path, robot: Embodiment, stores: list[EpisodeStore]) -> None:
+    """Refuse what would train the wrong thing: no data, another robot's data, another run's checkpoint."""
+    if not stores:
+        raise ValueError("the config names no data: set data.stores or demonstrations.per_task")
+    for store in stores:
+        if store.embodiment != robot:
+            raise ValueError(
+                f"{store.path} was recorded by robot {store.embodiment.name!r}, the config says {config.robot!r} "
+                "or an older form of its YAML: set `robot`, or convert anew"
+            )
+    if not set(config.condition.cameras) & set(robot.cameras):
+        raise ValueError(
+            f"robot {robot.name!r} has cameras {list(robot.cameras)}: set condition.cameras to some of them"
+        )
+    if (out / CHECKPOINT).exists():
+        before = read_yaml(out / CHECKPOINT / "run.yaml")
+        changed = differences({**before, **FREE_ON_RESUME}, {**yaml.safe_load(dump_config(config)), **FREE_ON_RESUME})
+        if changed:
+            raise ValueError(
+                f"{out / CHECKPOINT} was trained with other settings ({', '.join(changed)}): use another out"
+            )
+
+
+def _fit_scaling(model: VisuomotorPolicy, config: TrainConfig, parts: list[EpisodeSelection]) -> dict:
+    """Statistics of the training episodes, fitted into the model's scaling where the config asks for it."""
     statistics: dict = {
-        "num_episodes": sum(len(store) for store in stores),
-        "num_steps": sum(sum(store.episode_lengths) for store in stores),
+        "num_episodes": sum(len(part) for part in parts),
+        "num_steps": sum(sum(part.episode_lengths) for part in parts),
     }
-    for kind in ("state", "action"):
-        stats = stores[0].stats(kind)
+    kinds: tuple[Kind, ...] = ("state", "action")
+    for kind in kinds:
+        stats = sum((part.moments(kind) for part in parts), Moments.zero()).finish()
         statistics[kind] = stats.to_dict()
         if config.condition.scaling == "min_max":
             model.condition.scaling.fit_min_max(kind, stats.min, stats.max, stats.count > 0)

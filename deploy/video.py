@@ -27,7 +27,9 @@ def write_video(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
         raise RuntimeError("videos need imageio and its ffmpeg: pip install 'rdt-stack[sim]'") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        imageio.mimwrite(temporary, cast("Any", frames), fps=fps, codec="libx264", quality=7, format="FFMPEG", macro_block_size=16)
+        imageio.mimwrite(
+            temporary, cast("Any", frames), fps=fps, codec="libx264", quality=7, format="FFMPEG", macro_block_size=16
+        )
 
 
 def load_video(video: Path) -> tuple[list[np.ndarray], float]:

@@ -61,16 +61,30 @@ def run_ordered(call: Callable[[Job], Result], jobs: Iterable[Job], workers: int
 
 
 def _run(call: Callable[[Job], Result], job: Job) -> Result:
+    global _in_job
+    _in_job = True
     try:
         return call(job)
     except SystemExit:
-        os._exit(1)  # the job has unwound and removed its temporary files; the pool would go on with the next one
+        os._exit(1)  # the pool would take this for the job's answer, and go on with the next one
+    finally:
+        _in_job = False
 
 
 def _prepare_worker() -> None:
     """Leave Ctrl-C, which reaches the whole process group, to the parent; clean up when it says so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _leave)
+
+
+_in_job = False
+
+
+def _leave(*_: object) -> None:
+    """Unwind the job in hand, so that it removes its temporary files; leave at once where there is none."""
+    if _in_job:
+        sys.exit(1)
+    os._exit(1)
 
 
 @contextmanager

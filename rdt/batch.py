@@ -37,6 +37,7 @@ class ObservationBatch:
     text_index: Int[Tensor, " batch"]  # which of them each observation has
     state: Float[Tensor, "batch slot"]  # unscaled unified units
     slot_mask: Float[Tensor, "batch slot"]  # 1 where the robot has the slot, 0 elsewhere or when dropped
+    state_present: Bool[Tensor, "batch slot"]  # where `state` holds a value, dropped or not; the network is not told
     control_hz: Float[Tensor, " batch"]  # 0 when dropped
 
 

@@ -53,6 +53,7 @@ class Conditions:
 
     state: np.ndarray  # float32 (128,)
     state_mask: np.ndarray  # bool (128,); the network's action tokens carry it too
+    state_present: np.ndarray  # bool (128,), the mask before it was dropped: where `state` holds a value
     images: Mapping[str, np.ndarray]  # role -> uint8 (frames, height, width, 3)
     image_masks: Mapping[str, np.ndarray]  # role -> bool (frames,)
     instruction: str
@@ -82,6 +83,7 @@ def drop_conditions(observation: Observation, dropped: Dropped, mean_state: np.n
     return Conditions(
         state=state,
         state_mask=np.zeros_like(mask) if dropped.state_mask else mask,
+        state_present=mask,
         images=observation.images,
         image_masks={role: valid & ~dropped.images[role] for role, valid in observation.image_masks.items()},
         instruction="" if dropped.instruction else observation.instruction,

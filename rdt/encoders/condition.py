@@ -22,7 +22,7 @@ from data_pipeline.schema.layout import NUM_SLOTS
 from data_pipeline.schema.registry import load_attribute
 from data_pipeline.schema.types import CAMERA_ROLES, Observation
 from data_pipeline.transforms.dropout import Conditions
-from data_pipeline.transforms.images import BACKGROUND
+from data_pipeline.transforms.images import BACKGROUND, pad_square, resize
 from rdt.batch import Condition, ObservationBatch
 from rdt.encoders.text import TEXT_ENCODERS
 from rdt.encoders.vision import VISION_ENCODERS
@@ -112,13 +112,7 @@ class ConditionEncoder(nn.Module):
                 frames = observation.images.get(role)
                 if frames is None or age >= len(frames) or not observation.image_masks[role][-1 - age]:
                     continue
-                frame = frames[-1 - age]
-                if frame.shape != (size, size, 3):
-                    raise ValueError(
-                        f"camera {role!r} gives pictures of {frame.shape[1]}x{frame.shape[0]}, the vision encoder "
-                        f"{self.config.vision!r} reads {size}x{size}"
-                    )
-                images[row, column] = frame
+                images[row, column] = resize(pad_square(frames[-1 - age]), size, size)
                 image_mask[row, column] = True
         sentences = list(dict.fromkeys(o.instruction for o in observations))
         text_ids, text_mask = self.text.tokenize(sentences)
@@ -130,6 +124,7 @@ class ConditionEncoder(nn.Module):
             text_index=torch.tensor([sentences.index(o.instruction) for o in observations]),
             state=torch.from_numpy(np.stack([o.state for o in observations])),
             slot_mask=torch.from_numpy(np.stack([o.state_mask for o in observations]).astype(np.float32)),
+            state_present=torch.from_numpy(np.stack([_present(o) for o in observations])),
             control_hz=torch.tensor([o.control_hz for o in observations], dtype=torch.float32),
         )
 
@@ -137,7 +132,7 @@ class ConditionEncoder(nn.Module):
         """Tokens and scaled vectors on the batch's device."""
         pixels = batch.images.flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1
         img_tokens = self.vision(pixels).view(len(batch.images), -1, self.vision.token_dim)
-        state = self.scaling.scale("state", batch.state, batch.slot_mask)
+        state = self.scaling.scale("state", batch.state, batch.state_present)
         return Condition(
             lang_tokens=self.text(batch.text_ids, batch.text_mask),
             lang_attn_mask=batch.text_mask,
@@ -164,3 +159,8 @@ class ConditionEncoder(nn.Module):
         """(camera role, age in frames) of each picture: oldest frame first, cameras in order within a frame."""
         ages = range(self.config.image_history - 1, -1, -1)
         return [(role, age) for age in ages for role in self.config.cameras]
+
+
+def _present(observation: Observation | Conditions) -> np.ndarray:
+    """Slots that hold a state, whatever training hides of the mask, bool (128,)."""
+    return observation.state_mask if isinstance(observation, Observation) else observation.state_present

@@ -1,7 +1,6 @@
 """Text encoders: sentences -> ids and a mask (on the loader's side), ids -> tokens (on the device).
 
-T5 (a later file of this folder's) and the hashed bigrams below answer the same four questions, so the rest of
-the stack does not know which one it has.
+Every encoder answers the same questions, so the rest of the stack does not know which one it has.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Vision encoders: pictures -> tokens. The small one below trains with the policy; big ones come frozen.
+"""Vision encoders: pictures -> tokens. The small one below trains along with the policy.
 
 An encoder takes square RGB pictures already resized to its `image_size` and scaled to [-1, 1].
 """

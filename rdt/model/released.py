@@ -149,8 +149,7 @@ def _read_state(file: Path) -> dict[str, Tensor]:
         state = state["module"]  # DeepSpeed
     if not isinstance(state, Mapping) or not all(_is_weight(t) for t in state.values()):
         raise CheckpointError(
-            f"{file} holds no state dict: expected a mapping of names to floating-point tensors, "
-            "or one under 'module'"
+            f"{file} holds no state dict: expected a mapping of names to floating-point tensors, or one under 'module'"
         )
     return dict(state)
 

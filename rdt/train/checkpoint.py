@@ -1,6 +1,6 @@
 """A checkpoint folder carries everything: deployment needs one path and no flags, resuming likewise.
 
-    config.json, model.safetensors   the network in the released format (`rdt/model/released.py`)
+    config.json, pytorch_model.bin   the network in the released format (`rdt/model/released.py`)
     condition.safetensors            encoders that trained along, and the scaling of the unified vector
     run.yaml                         resolved training config
     robot.yaml                       embodiment

@@ -89,6 +89,14 @@ def dump_config(config: TrainConfig) -> str:
     return yaml.safe_dump(_plain(config), sort_keys=False)
 
 
+def differences(before: Any, now: Any, path: str = "") -> list[str]:
+    """Where two nested mappings of plain types differ, as `path: before -> now`."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = {**before, **now}
+        return [d for key in keys for d in differences(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))]
+    return [] if before == now else [f"{path}: {before} -> {now}"]
+
+
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}

@@ -7,8 +7,11 @@ mixed precision, gradient accumulation.
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -64,42 +67,40 @@ class Trainer:
         return cast("VisuomotorPolicy", self.average.module) if self.average else self.model
 
     def run(self, log_every: int = 10) -> None:
-        """Train up to `config.steps`. An interrupt saves a checkpoint, then leaves."""
+        """Train up to `config.steps`. Ctrl-C ends the step in hand, saves a checkpoint and leaves."""
         self.out.mkdir(parents=True, exist_ok=True)
         bar = tqdm(total=self.config.steps, initial=self.step, desc="train", unit="step", dynamic_ncols=True)
         smoothed: float | None = None
-        try:
-            with bar, (self.out / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
-                while self.step < self.config.steps:
-                    started = time.perf_counter()
-                    loss, parts = self._train_step(self.batches(self.step))
-                    self.train_seconds += time.perf_counter() - started
-                    self.step += 1
-                    bar.update()
-                    validate_now = self._is_due(self.config.validate_every)
-                    if self.step % log_every == 0 or validate_now:
-                        row = {
-                            "step": self.step,
-                            "seconds": round(self.train_seconds, 3),
-                            "lr": self.optimizer.param_groups[0]["lr"],
-                            "loss": loss.item(),
-                            **{name: value.item() for name, value in parts.items()},
-                        }
-                        if not torch.isfinite(loss):
-                            raise FloatingPointError(f"the loss is {row['loss']} at step {self.step}: lower optim.lr")
-                        smoothed = row["loss"] if smoothed is None else 0.9 * smoothed + 0.1 * row["loss"]
-                        if validate_now and self.validate:
-                            self.deployed.eval()
-                            row.update(self.validate(self.deployed))
-                        metrics.write(json.dumps(row) + "\n")
-                        metrics.flush()
-                        bar.set_postfix(loss=f"{smoothed:.4f}")
-                    if self.save and self._is_due(self.config.checkpoint_every):
-                        self.save(self)
-        except KeyboardInterrupt:
-            if self.save:
-                self.save(self)
-            raise
+        with bar, (self.out / "metrics.jsonl").open("a", encoding="utf-8") as metrics, _interrupts() as interrupted:
+            while self.step < self.config.steps:
+                started = time.perf_counter()
+                learning_rate = self.optimizer.param_groups[0]["lr"]
+                loss, parts = self._train_step(self.batches(self.step))
+                self.train_seconds += time.perf_counter() - started
+                self.step += 1
+                bar.update()
+                validate_now = self._is_due(self.config.validate_every)
+                if self.step % log_every == 0 or validate_now:
+                    row = {
+                        "step": self.step,
+                        "seconds": round(self.train_seconds, 3),
+                        "lr": learning_rate,
+                        "loss": loss.item(),
+                        **{name: value.item() for name, value in parts.items()},
+                    }
+                    if not torch.isfinite(loss):
+                        raise FloatingPointError(f"the loss is {row['loss']} at step {self.step}: lower optim.lr")
+                    smoothed = row["loss"] if smoothed is None else 0.9 * smoothed + 0.1 * row["loss"]
+                    if validate_now and self.validate:
+                        self.deployed.eval()
+                        row.update(self.validate(self.deployed))
+                    metrics.write(json.dumps(row) + "\n")
+                    metrics.flush()
+                    bar.set_postfix(loss=f"{smoothed:.4f}")
+                if self.save and (self._is_due(self.config.checkpoint_every) or interrupted()):
+                    self.save(self)
+                if interrupted():
+                    raise KeyboardInterrupt
 
     def state_dict(self) -> dict:
         """All that a resumed run needs beside the config."""
@@ -134,4 +135,25 @@ class Trainer:
         return loss.detach(), {"grad_norm": grad_norm, **parts}
 
     def _is_due(self, every: int) -> bool:
-        return self.step % every == 0 or self.step == self.config.steps
+        return self.step == self.config.steps or (every > 0 and self.step % every == 0)
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Hold Ctrl-C back until it is asked for: half a step must not be saved. A second one leaves at once."""
+    asked = False
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(*_: object) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, before)
+
+    in_main_thread = threading.current_thread() is threading.main_thread()  # the only one that may set handlers
+    if in_main_thread:
+        signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, before)

@@ -119,10 +119,13 @@ class SimRobot:
         """The benchmark's reward of this moment, 0..4."""
         return self._reward
 
-    def strict_success(self) -> bool:
-        """Whether the job is done, judged by the contacts of the last 0.1 s. For the end of an episode."""
+    def strict_success(self, task: tasks.Task | None = None) -> bool:
+        """Whether the job is done, judged by the contacts of the last 0.1 s. For the end of an episode.
+
+        The job is the robot's own, or that of another task on the same scene.
+        """
         positions = {body: self.data.qpos[a : a + 3] for body, a in self._object_qpos.items()}
-        return self.task.strict_success(frozenset().union(*self._recent), positions)
+        return (task or self.task).strict_success(frozenset().union(*self._recent), positions)
 
     def close(self) -> None:
         """Frees the renderer that the robot made for itself."""

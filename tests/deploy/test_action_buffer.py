@@ -6,16 +6,15 @@ Run: pytest tests/deploy/test_action_buffer.py
 import numpy as np
 import pytest
 
-from data_pipeline.schema.embodiment import Embodiment
-from data_pipeline.schema.registry import find_config
 from data_pipeline.schema.types import ActionChunk
 from deploy.action_buffer import ActionBuffer, ensemble
 from robot_drivers.limits.bounds import Bounds
 from robot_drivers.limits.jump import JumpLimit
+from tests.robots import bimanual
 
 MS = 1_000_000
 TICK, STEP = 20 * MS, 80 * MS
-ROBOT = Embodiment.from_yaml(find_config("robots", "sim_bimanual"))
+ROBOT = bimanual()
 HOME = np.tile([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.5], 2)
 GRIPPERS = [6, 13]
 

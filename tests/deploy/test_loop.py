@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from data_pipeline.schema.embodiment import Embodiment
-from data_pipeline.schema.registry import find_config
 from data_pipeline.schema.types import ActionChunk
 from deploy.loop import ControlLoop, LoopSettings, Mode
 from deploy.observation_buffer import Stale
@@ -20,10 +19,11 @@ from robot_drivers.bimanual import Bimanual
 from robot_drivers.errors import RobotError
 from robot_drivers.limits.chain import LimitSettings
 from robot_drivers.types import ArmState, CameraFrame
+from tests.robots import bimanual
 
 MS = 1_000_000
 TICK, STEP = 20 * MS, 80 * MS
-ROBOT = Embodiment.from_yaml(find_config("robots", "sim_bimanual"))
+ROBOT = bimanual()
 HOME = np.tile([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.5], 2)
 IMAGE = np.zeros((4, 4, 3), dtype=np.uint8)
 

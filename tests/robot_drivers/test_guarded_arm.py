@@ -10,15 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.schema.embodiment import Embodiment
-from data_pipeline.schema.registry import find_config
 from robot_drivers.errors import ArmFaultError, CommandError, DriverError, RobotError
 from robot_drivers.guarded_arm import GuardedArm
 from robot_drivers.limits.chain import LimitSettings
 from robot_drivers.types import ArmCommand, ArmState
+from tests.robots import bimanual
 
 T = 20_000_000
-ROBOT = Embodiment.from_yaml(find_config("robots", "sim_bimanual"))
+ROBOT = bimanual()
 HOME = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.5])
 V_MAX, A_MAX = 3.14, 15.0
 

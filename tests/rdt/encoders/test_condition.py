@@ -6,6 +6,7 @@ import torch
 
 from data_pipeline.schema.layout import NUM_SLOTS
 from data_pipeline.schema.types import Observation
+from data_pipeline.transforms.dropout import Dropped, drop_conditions
 from data_pipeline.transforms.images import BACKGROUND
 from rdt.encoders.condition import MIN_RANGE, ConditionConfig, ConditionEncoder, Scaling
 
@@ -59,12 +60,25 @@ def test_missing_pictures_are_background_and_masked(why):
     assert batch.image_mask[0, 2]  # the newest external frame is there
 
 
-def test_a_picture_of_another_size_is_refused_with_both_sizes():
-    small = {"external": np.zeros((1, 32, 48, 3), dtype=np.uint8)}
-    with pytest.raises(ValueError, match=r"48x32.*64x64"):
-        make_encoder(cameras=("external",)).collate(
-            [make_observation(images=small, image_masks={"external": np.array([True])})]
-        )
+def test_pictures_of_other_sizes_are_padded_to_a_square_and_resized():
+    wide = {"external": np.full((1, 96, 128, 3), 255, dtype=np.uint8)}
+    encoder = make_encoder(cameras=("external",))
+    batch = encoder.collate([make_observation(images=wide, image_masks={"external": np.array([True])})])
+    picture = batch.images[0, 0].numpy()
+    assert picture.shape == (SIZE, SIZE, 3)
+    assert (picture[SIZE // 2] == 255).all()
+    assert (picture[[0, -1]] == BACKGROUND).all()
+
+
+def test_a_dropped_mask_leaves_the_state_scaled():
+    encoder = make_encoder(cameras=("external",))
+    encoder.scaling.state_center.fill_(0.5)
+    observation = make_observation()
+    nothing = {"state": False, "instruction": False, "control_hz": False, "images": {"external": np.zeros(2, bool)}}
+    conditions = drop_conditions(observation, Dropped(state_mask=True, **nothing), np.zeros(NUM_SLOTS))
+    told, hidden = encoder(encoder.collate([observation])), encoder(encoder.collate([conditions]))
+    assert torch.equal(told.state_tokens, hidden.state_tokens)
+    assert (hidden.action_mask == 0).all()
 
 
 def test_cameras_that_do_not_share_the_tokens_evenly_are_refused():

@@ -63,9 +63,7 @@ def test_missing_keys_take_defaults_and_unknown_ones_are_passed_over():
     config = RDTConfig.from_json(
         {"rdt": {"hidden_size": 2048, "depth": 28, "num_heads": 32}, "dtype": "bf16", "ema": {}}
     )
-    assert config == dataclasses.replace(
-        PRESETS["rdt_1b"], lang_pos_embed_config=None, img_pos_embed_config=None
-    )
+    assert config == dataclasses.replace(PRESETS["rdt_1b"], lang_pos_embed_config=None, img_pos_embed_config=None)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -94,17 +96,19 @@ def test_a_loss_that_is_not_a_number_stops_the_run(make_trainer):
         trainer.run(log_every=1)
 
 
-def test_an_interrupt_saves_before_it_leaves(make_trainer):
+def test_an_interrupt_inside_a_step_saves_the_whole_step(make_trainer):
     saved = []
-    trainer = make_trainer(save=lambda t: saved.append(t.step))
-    batches = trainer.batches
+    trainer = make_trainer(save=lambda t: saved.append((t.step, t.optimizer.state_dict()["state"][0]["step"].item())))
+    update = trainer.average.update_parameters
 
-    def interrupt(step: int):
-        if step == 3:
-            raise KeyboardInterrupt
-        return batches(step)
+    def interrupt(model) -> None:
+        if trainer.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        update(model)
 
-    trainer.batches = interrupt
+    trainer.average.update_parameters = interrupt
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
-    assert saved == [3]
+    assert saved == [(4, 4.0)]
+    assert signal.getsignal(signal.SIGINT) is before
