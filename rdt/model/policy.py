@@ -146,7 +146,7 @@ class RDTPolicy(nn.Module):
         are the same, and in training each block's work and memory stay inside the block. Shared instructions
         are projected here in any case, before they are dealt out.
         """
-        per_block = self.model.place_conditions(
+        per_block: tuple[KeyValue, ...] | tuple[Tensor, ...] = self.model.place_conditions(
             self.lang_adaptor(lang_tokens.to(self.dtype)), self.img_adaptor(img_tokens.to(self.dtype))
         )
         if key_values or lang_index is not None:

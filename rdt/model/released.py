@@ -132,7 +132,7 @@ def _download(hub_id: str) -> Path:
 def _read_state(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
-            state = load_file(file)
+            state: object = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except (
