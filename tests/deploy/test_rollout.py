@@ -1,0 +1,84 @@
+"""The simulated robot through loop, limits and judgement, with the scripted expert in the network's place.
+
+Run: pytest tests/deploy/test_rollout.py
+"""
+
+import numpy as np
+import pytest
+
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.registry import find_config
+from data_pipeline.schema.types import ActionChunk, Observation
+from deploy.loop import LoopSettings
+from deploy.rollout import Trial, run_trials
+
+pytest.importorskip("mujoco", reason="needs the extra `sim`")
+pytest.importorskip("gym_aloha", reason="needs the extra `sim`")
+
+HORIZON = 16
+TICKS_PER_STEP = 4
+TICK_NS = 20_000_000
+
+
+class Expert:
+    """Answers an observation with the next targets of a plan, or with those of a robot that does nothing."""
+
+    def __init__(self, targets: np.ndarray) -> None:
+        self.robot = Embodiment.from_yaml(find_config("robots", "sim_bimanual"))
+        self.targets = targets  # (ticks, 14)
+        self.calls = 0
+
+    def predict_batch(self, observations: list[Observation], noise_keys: list[int]) -> list[ActionChunk]:
+        assert len(set(noise_keys)) == len(noise_keys) == len(observations)
+        self.calls += 1
+        return [self._chunk(observation) for observation in observations]
+
+    def _chunk(self, observation: Observation) -> ActionChunk:
+        assert observation.images["external"].shape == (1, 64, 64, 3)
+        tick = observation.stamp_ns // TICK_NS
+        rows = np.minimum(tick + TICKS_PER_STEP * np.arange(1, HORIZON + 1), len(self.targets) - 1)
+        actions, mask = self.robot.to_unified(self.targets[rows], kind="action")
+        start_ns = observation.stamp_ns + TICKS_PER_STEP * TICK_NS
+        return ActionChunk(start_ns=start_ns, rate_hz=observation.control_hz, actions=actions, mask=mask)
+
+
+def roll_out(task: str, seed: int, targets: np.ndarray, video=None):
+    expert = Expert(targets)
+    trial = Trial("sim_handover", task, "from right to left", "trained", seed, video)
+    (outcome,) = run_trials(expert, [trial], LoopSettings(cameras=("external",)))
+    return outcome, expert
+
+
+@pytest.mark.parametrize("direction", ["right_to_left", "left_to_right"])
+def test_the_expert_succeeds_through_loop_and_limits(direction, tmp_path):
+    from robot_drivers.sim.expert import plan
+    from robot_drivers.sim.tasks import draw_positions
+
+    task = f"transfer_{direction}"
+    outcome, expert = roll_out(task, 3, plan(task, draw_positions("centred_box", 3)), tmp_path)
+    assert outcome.success and outcome.benchmark_success
+    assert outcome.did == (task,)
+    assert outcome.first_touch == direction.split("_")[0]
+    assert outcome.fault is None
+    assert expert.calls == 13  # 400 ticks, 8 steps of 4 ticks between two requests
+    assert [path.name for path in tmp_path.iterdir()] == [f"{task}_3_success.mp4"]
+
+
+def test_the_other_task_done_is_no_success():
+    from robot_drivers.sim.expert import plan
+    from robot_drivers.sim.tasks import draw_positions
+
+    targets = plan("transfer_left_to_right", draw_positions("centred_box", 3))
+    outcome, _ = roll_out("transfer_right_to_left", 3, targets)
+    assert not outcome.success
+    assert outcome.did == ("transfer_left_to_right",)
+    assert outcome.first_touch == "left"
+
+
+def test_a_robot_that_does_nothing_does_nothing():
+    from robot_drivers.sim.scene import HOME
+
+    outcome, _ = roll_out("transfer_right_to_left", 3, np.tile(HOME, (2, 2)))
+    assert outcome.did == ()
+    assert not outcome.benchmark_success
+    assert outcome.first_touch is None
