@@ -195,7 +195,7 @@ class RDTPolicy(nn.Module):
         *,
         lang_index: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch horizon slot"]:
-        """A chunk of actions in unified units, float32; without `noise`, from the default generator's."""
+        """A chunk of actions in the units of training, float32; without `noise`, it is drawn at random."""
         condition = self.encode_condition(
             lang_tokens,
             lang_attn_mask,
