@@ -79,6 +79,7 @@ def evaluate(checkpoint: Path, settings: Settings, out: Path, workers: int | Non
         _Job(checkpoint, settings.device, settings.seed, tuple(trials[i : i + LOCKSTEP]))
         for i in range(0, len(trials), LOCKSTEP)
     ]
+    (_, latency), *_ = run_ordered(_measure_latency, jobs[:1], 1)  # as the episodes run: one thread, nothing beside it
     outcomes: list[Outcome] = []
     with tqdm(total=len(trials), desc="evaluate", unit="episode", dynamic_ncols=True) as bar:
         for job, results in run_ordered(_run_job, jobs, min(workers or num_workers(), len(jobs))):
@@ -95,7 +96,7 @@ def evaluate(checkpoint: Path, settings: Settings, out: Path, workers: int | Non
         "faults": sum(o.fault is not None for o in outcomes),
         "wall_seconds": round(time.perf_counter() - started, 3),
         "train_seconds": None,
-        "action_latency_ms": measure_latency(engine),
+        "action_latency_ms": latency,
         "parameters": sum(parameter.numel() for parameter in engine.model.parameters()),
         "checkpoint": str(checkpoint),
         "renderer": choose_backend(),
@@ -120,8 +121,9 @@ def make_trials(environment: Environment, settings: Settings, videos: Path) -> l
     return trials
 
 
-def measure_latency(engine: InferenceEngine, calls: int = 100) -> dict[str, float]:
+def _measure_latency(job: _Job, calls: int = 100) -> dict[str, float]:
     """Milliseconds from one observation to its chunk, batch 1; ten calls before that are not counted."""
+    engine = _engine(job.checkpoint, job.device, job.seed)
     observation = _blank_observation(engine)
     times = []
     for _ in range(10 + calls):

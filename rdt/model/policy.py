@@ -146,17 +146,16 @@ class RDTPolicy(nn.Module):
         are the same, and in training each block's work and memory stay inside the block. Shared instructions
         are projected here in any case, before they are dealt out.
         """
-        per_block: tuple[KeyValue, ...] | tuple[Tensor, ...] = self.model.place_conditions(
+        tokens = self.model.place_conditions(
             self.lang_adaptor(lang_tokens.to(self.dtype)), self.img_adaptor(img_tokens.to(self.dtype))
         )
-        if key_values or lang_index is not None:
-            per_block = self.model.key_values(per_block, lang_index)
-        if lang_index is not None and lang_attn_mask is not None:
+        shared = lang_index is not None
+        if shared and lang_attn_mask is not None:
             lang_attn_mask = lang_attn_mask[lang_index]
         return EncodedCondition(
             freq_token=self.model.freq_embedder(ctrl_freqs)[:, None],
             state_token=self._embed(state_tokens, action_mask),
-            per_block=per_block,
+            per_block=self.model.key_values(tokens, lang_index) if key_values or shared else tokens,
             lang_mask=None if lang_attn_mask is None else lang_attn_mask[:, None, None].bool(),
             action_mask=action_mask.to(self.dtype),
         )
@@ -181,7 +180,8 @@ class RDTPolicy(nn.Module):
         self, condition: EncodedCondition, noise: Float[Tensor, "batch horizon slot"]
     ) -> Float[Tensor, "batch horizon slot"]:
         """Actions from noise by the solver, in the noise's type; slots that the robot lacks are 0."""
-        return sample(partial(self.denoise, condition=condition), noise, self.solver_table) * condition.action_mask
+        actions = sample(partial(self.denoise, condition=condition), noise, self.solver_table)
+        return actions * condition.action_mask
 
     @torch.no_grad()
     def predict_action(
@@ -196,7 +196,7 @@ class RDTPolicy(nn.Module):
         *,
         lang_index: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch horizon slot"]:
-        """A chunk of actions in unified units, float32; without `noise`, from the default generator's."""
+        """A chunk of actions in the units of training, float32; without `noise`, it is drawn at random."""
         condition = self.encode_condition(
             lang_tokens,
             lang_attn_mask,

@@ -134,14 +134,24 @@ class _Presets(dict[str, RDTConfig]):
         raise ValueError(f"unknown preset {name!r}; the nearest is {near[0]!r} (there are {sorted(self)})")
 
 
-_PUBLISHED_LAYOUTS: dict[str, Layout] = {
-    "lang_pos_embed_config": (("lang", -1024),),  # T5 has put the order into its features
-    "img_pos_embed_config": (("image", (2, 3, -729)),),  # frame and camera; SigLIP has put the patch in
-}
+_T5_LAYOUT: Layout = (("lang", -1024),)  # no positions: T5 has put the order into its features
+_SIGLIP_LAYOUT: Layout = (("image", (2, 3, -729)),)  # frame and camera; SigLIP has put the patch in
 
 PRESETS: dict[str, RDTConfig] = _Presets(
-    rdt_1b=RDTConfig(hidden_size=2048, depth=28, num_heads=32, **_PUBLISHED_LAYOUTS),
-    rdt_170m=RDTConfig(hidden_size=1024, depth=14, num_heads=32, **_PUBLISHED_LAYOUTS),
+    rdt_1b=RDTConfig(
+        hidden_size=2048,
+        depth=28,
+        num_heads=32,
+        lang_pos_embed_config=_T5_LAYOUT,
+        img_pos_embed_config=_SIGLIP_LAYOUT,
+    ),
+    rdt_170m=RDTConfig(
+        hidden_size=1024,
+        depth=14,
+        num_heads=32,
+        lang_pos_embed_config=_T5_LAYOUT,
+        img_pos_embed_config=_SIGLIP_LAYOUT,
+    ),
     # 0.9 M parameters, for the embedded simulator on two CPU cores; its small encoders know no positions
     rdt_tiny=RDTConfig(
         hidden_size=128,

@@ -145,8 +145,8 @@ def _read_state(file: Path) -> dict[str, Tensor]:
         pickle.UnpicklingError,
     ) as error:
         raise CheckpointError(_unreadable(file, error)) from error
-    if isinstance(state, Mapping) and isinstance(state.get("module"), Mapping):
-        state = state["module"]  # DeepSpeed
+    if isinstance(state, Mapping) and isinstance(state.get("module"), Mapping):  # DeepSpeed
+        state = state["module"]
     if not isinstance(state, Mapping) or not all(_is_weight(t) for t in state.values()):
         raise CheckpointError(
             f"{file} holds no state dict: expected a mapping of names to floating-point tensors, or one under 'module'"

@@ -143,6 +143,8 @@ def test_tensor(case, name):
         # the first step divides by alpha(999) = 4.9e-5: only the error relative to its size has a meaning
         scale = target.abs().amax(dim=(-3, -2, -1), keepdim=True)
         actual, target = actual / scale, target / scale
+    if name.startswith("block_"):  # the residual stream grows with depth; the spec bounds forward and loss
+        tolerance *= max(1.0, target.abs().max().item())
     torch.testing.assert_close(actual, target, rtol=0, atol=tolerance)
 
 

@@ -1,5 +1,7 @@
 """pytest tests/rdt/model/test_transformer.py"""
 
+import dataclasses
+
 import torch
 
 from rdt.model.policy import RDTPolicy
@@ -24,8 +26,6 @@ def test_one_timestep_serves_the_batch(config, make_policy, make_inputs, make_no
 
 def test_state_dict_has_the_released_names(config):
     """Spec rdt.md section 3.8, for a network of one block."""
-    import dataclasses
-
     keys = set(RDTPolicy(dataclasses.replace(config, depth=1)).state_dict())
     linear = [
         *(f"model.{e}_embedder.mlp.{i}" for e in ("t", "freq") for i in (0, 2)),
