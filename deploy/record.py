@@ -10,20 +10,19 @@ files however often the recording was interrupted.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from data_pipeline.atomic import write_json
+from data_pipeline.atomic import read_json, remove_leftovers, write_json
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.sources.hdf5 import write_episode
 from deploy.workers import num_workers, run_ordered
 from rdt.train.config import DemonstrationConfig
 from robot_drivers.sim.expert import record_demonstration
-from robot_drivers.sim.render import Renderer, make_renderer
+from robot_drivers.sim.render import Renderer, make_renderer, settle_backend
 from robot_drivers.sim.scene import load_scene
 from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
@@ -53,11 +52,13 @@ def record_demonstrations(
     Returns the files by task, in the order of their seeds. Raises `RuntimeError` when the expert fails too often.
     """
     environment = lookup(ENVIRONMENTS, config.environment)
-    out.mkdir(parents=True, exist_ok=True)
     attempts = _read_attempts(out)
     files = {}
     for task in environment.tasks:
+        remove_leftovers(out / task)
         tried = attempts.setdefault(task, {})
+        for seed in [s for s, success in tried.items() if success and not _episode_path(out, task, int(s)).is_file()]:
+            del tried[seed]  # somebody removed the file: record it again
         accepted = sum(tried.values())
         jobs = (
             Attempt(task, environment.distribution, seed, config.noise_rad, robot, _episode_path(out, task, seed))
@@ -68,6 +69,7 @@ def record_demonstrations(
             total=config.per_task, initial=min(accepted, config.per_task), desc=f"record {task}", unit="demo"
         ) as bar:
             if accepted < config.per_task:
+                settle_backend()
                 for attempt, success in run_ordered(_record_one, jobs, workers or num_workers()):
                     tried[str(attempt.seed)] = success
                     write_json(out / ATTEMPTS_FILE, attempts)
@@ -80,7 +82,7 @@ def record_demonstrations(
                             f"the expert succeeded in only {accepted} of {len(tried)} tries of {task}: "
                             f"lower demonstrations.noise_rad ({config.noise_rad})"
                         )
-        files[task] = [_episode_path(out, task, int(seed)) for seed, success in tried.items() if success]
+        files[task] = [_episode_path(out, task, int(seed)) for seed in sorted(tried, key=int) if tried[seed]]
     return {task: paths[: config.per_task] for task, paths in files.items()}
 
 
@@ -128,4 +130,4 @@ def _seeds(config: DemonstrationConfig) -> Iterator[int]:
 
 def _read_attempts(out: Path) -> dict[str, dict[str, bool]]:
     path = out / ATTEMPTS_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path, "remove it to record again") if path.is_file() else {}

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from data_pipeline.atomic import check_writable, remove_leftovers
 from data_pipeline.conversion import convert
 from data_pipeline.mixture import SampleStream
 from data_pipeline.schema.embodiment import Embodiment
-from data_pipeline.schema.registry import find_config
+from data_pipeline.schema.registry import find_config, unknown_name
 from data_pipeline.storage import EpisodeStore, split_held_out
 from deploy.device import choose_device
 from deploy.record import record_demonstrations
@@ -29,6 +30,8 @@ from rdt.train.loader import BatchLoader
 from rdt.train.metrics import sampling_error
 from rdt.train.trainer import Trainer
 from rdt.visuomotor import VisuomotorPolicy
+from robot_drivers.sim.scene import load_scene
+from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
 VALIDATION_BATCHES = 4
 DEMONSTRATIONS, STORE, CHECKPOINT = "demonstrations", "store", "checkpoint"
@@ -39,7 +42,8 @@ def command(args: argparse.Namespace) -> None:
     out = Path(config.out)
     if (out / CHECKPOINT).exists() and args.resume != "auto":
         raise ValueError(f"{out} holds a checkpoint already: go on with --resume auto, or give another --out")
-    choose_device(config.device)
+    check(config)
+    check_writable(out)
     record(config, out)
     convert_demonstrations(config, out)
     train(config, out)
@@ -47,6 +51,20 @@ def command(args: argparse.Namespace) -> None:
         f"checkpoint in {out / CHECKPOINT}; next: rdt eval {out / CHECKPOINT} --env "
         f"{config.demonstrations.environment} --out {out / 'eval'}"
     )
+
+
+def check(config: TrainConfig) -> None:
+    """Raise `ValueError` for a name that does not exist or a part that is missing here, before hours of work."""
+    choose_device(config.device)
+    robot = _robot(config)
+    for role in config.condition.cameras:
+        if role not in robot.cameras:
+            raise ValueError(unknown_name("camera", role, robot.cameras, f" of robot {robot.name!r}"))
+    with torch.device("meta"):
+        VisuomotorPolicy(PRESETS[config.preset], config.condition, config.noise_slots)
+    if config.demonstrations.per_task:
+        for task in lookup(ENVIRONMENTS, config.demonstrations.environment).tasks:
+            load_scene(TASKS[task].scene)
 
 
 def record(config: TrainConfig, out: Path) -> None:
@@ -65,7 +83,10 @@ def convert_demonstrations(config: TrainConfig, out: Path) -> None:
         report = convert(paths, out / STORE, _robot(config), progress=lambda *_: bar.update())
     if report.failed:
         name, reason = next(iter(report.failed.items()))
-        raise ValueError(f"{len(report.failed)} of {len(paths)} demonstrations cannot be converted; {name}: {reason}")
+        raise ValueError(
+            f"{len(report.failed)} of {len(paths)} demonstrations cannot be converted; {name}: {reason}. "
+            f"Remove the damaged files and {out / STORE}, and repeat the command"
+        )
 
 
 def train(config: TrainConfig, out: Path) -> None:
@@ -74,6 +95,7 @@ def train(config: TrainConfig, out: Path) -> None:
     stores = [EpisodeStore.open(path) for path in _store_paths(config, out)]
     if not stores:
         raise ValueError("the config names no data: set data.stores or demonstrations.per_task")
+    remove_leftovers(out)
     torch.manual_seed(config.seed)
     model = VisuomotorPolicy(PRESETS[config.preset], config.condition, config.noise_slots)
     statistics = _fit_scaling(model, config, stores)

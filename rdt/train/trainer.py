@@ -7,8 +7,11 @@ mixed precision, gradient accumulation.
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +19,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from data_pipeline.atomic import explained, write_text
 from rdt.batch import Batch, to_device
 from rdt.objective import Objective
 from rdt.random import SampleGenerator
@@ -64,17 +68,20 @@ class Trainer:
         return cast("VisuomotorPolicy", self.average.module) if self.average else self.model
 
     def run(self, log_every: int = 10) -> None:
-        """Train up to `config.steps`. An interrupt saves a checkpoint, then leaves."""
-        self.out.mkdir(parents=True, exist_ok=True)
+        """Train up to `config.steps`. An interrupt lets the step end, saves a checkpoint, then leaves."""
+        log = self.out / "metrics.jsonl"
+        write_text(log, _whole_lines(log))
         bar = tqdm(total=self.config.steps, initial=self.step, desc="train", unit="step", dynamic_ncols=True)
         smoothed: float | None = None
         try:
-            with bar, (self.out / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
+            with bar, explained(log), log.open("a", encoding="utf-8") as metrics:
                 while self.step < self.config.steps:
                     started = time.perf_counter()
-                    loss, parts = self._train_step(self.batches(self.step))
-                    self.train_seconds += time.perf_counter() - started
-                    self.step += 1
+                    batch = self.batches(self.step)
+                    with _interrupts_held():
+                        loss, parts = self._train_step(batch)
+                        self.train_seconds += time.perf_counter() - started
+                        self.step += 1
                     bar.update()
                     validate_now = self._is_due(self.config.validate_every)
                     if self.step % log_every == 0 or validate_now:
@@ -135,3 +142,27 @@ class Trainer:
 
     def _is_due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block has ended: what is saved then has done whole steps only."""
+    if threading.current_thread() is not threading.main_thread():  # signals go to the main thread
+        yield
+        return
+    held: list[signal.Signals] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(number, lambda n, _: held.append(signal.Signals(n))) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
+
+
+def _whole_lines(log: Path) -> str:
+    """What a log holds, without a last line that a full disk or a killed run cut short."""
+    text = log.read_text(encoding="utf-8") if log.is_file() else ""
+    return text[: text.rfind("\n") + 1]
