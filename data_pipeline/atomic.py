@@ -34,6 +34,9 @@ _ADVICE = {
 class WriteError(OSError):
     """Something could not be written; the message says what, why and what to do. The target is as it was."""
 
+    def __str__(self) -> str:
+        return str(self.strerror)  # without the number of the error
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -42,7 +45,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Missing parent folders are made. Raises `WriteError` for a full disk or a folder that cannot be written.
     """
     path = Path(path)
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary_name(path)
         try:
@@ -65,7 +68,7 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and not replace:
         raise FileExistsError(f"{path} exists already: choose another name or remove it")
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary, aside = _temporary_name(path), _aside(path)
         recover_folder(path)
@@ -76,14 +79,11 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
                 _sync(inner)
             if path.exists():
                 path.replace(aside)
-            try:
-                temporary.replace(path)
-            except BaseException:
-                if aside.exists():
-                    aside.replace(path)
-                raise
+            temporary.replace(path)
             _sync(path.parent)
         finally:
+            if aside.exists() and not path.exists():  # interrupted between the renames
+                aside.replace(path)
             for leftover in (temporary, aside):
                 shutil.rmtree(leftover, ignore_errors=True)
 
@@ -109,6 +109,24 @@ def write_text(path: str | Path, content: str) -> None:
 def write_json(path: str | Path, content: Any) -> None:
     """Plain types as indented JSON; not-a-number and infinity are errors, since other readers refuse them."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path, advice: str) -> Any:
+    """What `write_json` wrote. Raises `ValueError` that names a missing or damaged file and says the advice."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is missing or damaged ({error}): {advice}") from None
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make a folder where there is none; raise `WriteError` now if nothing can be written there, not hours later."""
+    folder = Path(folder)
+    probe = _temporary_name(folder / "probe")
+    with explained(probe, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
 
 
 def remove_leftovers(folder: str | Path) -> list[Path]:
@@ -149,8 +167,11 @@ def _related(touched: Path, target: Path) -> bool:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into one message; every other exception passes unchanged."""
+def explained(path: Path, named: Path | None = None) -> Iterator[None]:
+    """Turn the operating system's refusals to write `path` into one message; other exceptions pass unchanged.
+
+    The message says `named` where that means more to the user than the path.
+    """
     try:
         yield
     except WriteError:
@@ -160,4 +181,4 @@ def _explained(path: Path) -> Iterator[None]:
         if error.errno not in _ADVICE or foreign:
             raise
         reason = os.strerror(error.errno)
-        raise WriteError(error.errno, f"cannot write {path}: {reason}; {_ADVICE[error.errno]}") from error
+        raise WriteError(error.errno, f"cannot write {named or path}: {reason}; {_ADVICE[error.errno]}") from error

@@ -70,7 +70,7 @@ class EpisodeStore(Sequence[Episode]):
         except FileNotFoundError:
             raise FileNotFoundError(f"{path} is no episode store: it has no store.json") from None
         except ValueError as error:
-            raise ValueError(f"{path / 'store.json'} is damaged: {error}") from None
+            raise ValueError(f"{path / 'store.json'} is damaged ({error}): remove {path} and convert again") from None
         if content.get("format") != _FORMAT or content.get("version") != _VERSION:
             raise ValueError(
                 f"{path} has format {content.get('format')!r} version {content.get('version')!r}, this code "
@@ -215,7 +215,8 @@ def _shard_contents(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
         with np.load(path, allow_pickle=False) as members:
             yield members
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is missing or damaged ({error}): convert into a new store") from None
+        store = path.parents[1]
+        raise ValueError(f"{path} is missing or damaged ({error}): remove {store} and convert again") from None
 
 
 def _shard_members(episode: Episode, source: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

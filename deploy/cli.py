@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from data_pipeline.schema.registry import load_attribute
 
@@ -87,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     args.overrides = rest
     try:
-        return load_attribute("command", args.command, COMMANDS)(args) or 0
+        with _terminated_like_interrupted():
+            return load_attribute("command", args.command, COMMANDS)(args) or 0
     except KeyboardInterrupt:
         print("\nrdt: interrupted; what was finished is kept", file=sys.stderr)
         return 1
@@ -96,6 +99,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"rdt: error: {error or type(error).__name__}", file=sys.stderr)
         return 1
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM, which job schedulers and `timeout` send, ends a command as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:

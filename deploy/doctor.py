@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
 import os
 import platform
 import shutil
 import sys
+from collections.abc import Mapping
 
 CORE = ("numpy", "torch", "pyyaml", "h5py", "safetensors", "pillow", "jaxtyping", "jsonargparse", "tqdm")
 EXTRAS = {
@@ -35,6 +37,14 @@ def command(args: argparse.Namespace) -> int:
     return 0
 
 
+def require(what: str, modules: Mapping[str, str]) -> None:
+    """Raise `ModuleNotFoundError` unless all modules (import name -> package) can be imported."""
+    reasons = {package: _import_error(module) for module, package in modules.items()}
+    missing = [package + reason for package, reason in reasons.items() if reason is not None]
+    if missing:
+        raise ModuleNotFoundError(f"{what} needs {', '.join(missing)}: pip install 'rdt-stack[sim]'")
+
+
 def versions() -> dict[str, str]:
     """Installed versions of what a result depends on, for reports."""
     found = {"python": platform.python_version()}
@@ -49,6 +59,17 @@ def _print_packages(title: str, packages: tuple[str, ...]) -> list[str]:
     known = {package: _version(package) for package in packages}
     print(f"{title:13s} " + ", ".join(f"{name} {version or '-'}" for name, version in known.items()))
     return [name for name, version in known.items() if version is None]
+
+
+def _import_error(module: str) -> str | None:
+    """None if a module can be imported, "" if it is absent, else its own words in brackets."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        return "" if error.name == module else f" ({error})"
+    except ImportError as error:
+        return f" ({error})"
+    return None
 
 
 def _version(package: str) -> str | None:

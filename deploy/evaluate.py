@@ -18,16 +18,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data_pipeline.atomic import write_json
+from data_pipeline.atomic import check_writable, remove_leftovers, write_json
 from data_pipeline.schema.types import Observation
 from deploy.device import choose_device
-from deploy.doctor import versions
+from deploy.doctor import require, versions
 from deploy.engine import InferenceEngine
 from deploy.intervals import paired_difference_interval, wilson_interval
 from deploy.loop import LoopSettings
 from deploy.rollout import Outcome, Trial, run_trials
+from deploy.video import find_ffmpeg
 from deploy.workers import num_workers, run_ordered
-from robot_drivers.sim.render import choose_backend
+from robot_drivers.sim.render import settle_backend
+from robot_drivers.sim.scene import load_scene
 from robot_drivers.sim.tasks import CONTROL_INSTRUCTION, ENVIRONMENTS, TASKS, Environment, lookup
 
 FIRST_SEED = 1_000_000_000
@@ -73,7 +75,15 @@ def evaluate(checkpoint: Path, settings: Settings, out: Path, workers: int | Non
     """Run every episode, write the videos to `out/rollouts`, and return what `report.json` holds."""
     started = time.perf_counter()
     environment = lookup(ENVIRONMENTS, settings.environment)
-    engine = _engine(checkpoint, settings.device, settings.seed)  # before the workers: a bad path fails at once
+    # what is missing fails here at once, not in a worker or after the last episode
+    engine = _engine(checkpoint, settings.device, settings.seed)
+    require("evaluation", {"scipy": "scipy"})
+    find_ffmpeg()
+    for task in environment.tasks:
+        load_scene(TASKS[task].scene)
+    renderer = settle_backend()
+    check_writable(out)
+    remove_leftovers(out / "rollouts")
     trials = make_trials(environment, settings, out / "rollouts")
     jobs = [
         _Job(checkpoint, settings.device, settings.seed, tuple(trials[i : i + LOCKSTEP]))
@@ -99,7 +109,7 @@ def evaluate(checkpoint: Path, settings: Settings, out: Path, workers: int | Non
         "action_latency_ms": latency,
         "parameters": sum(parameter.numel() for parameter in engine.model.parameters()),
         "checkpoint": str(checkpoint),
-        "renderer": choose_backend(),
+        "renderer": renderer,
         "versions": versions(),
     }
 

@@ -8,13 +8,13 @@
     DIR/rollouts/          videos
     DIR/report.json, DIR/report.html, DIR/animation.webp
 
-An interrupted run goes on at the stage where it stopped; a finished one is not repeated.
+An interrupted run goes on at the stage where it stopped, and makes again what was removed; a finished one is not
+repeated.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,17 +24,17 @@ from typing import Any
 
 import yaml
 
-from data_pipeline.atomic import write_json
+from data_pipeline.atomic import check_writable, read_json, write_json
 from data_pipeline.schema.registry import find_config
 from data_pipeline.storage import EpisodeStore, split_held_out
 from deploy.device import choose_device
 from deploy.engine import InferenceEngine
 from deploy.evaluate import Settings, evaluate, summary
 from deploy.open_loop import open_loop
-from deploy.record import count_attempts
+from deploy.record import ATTEMPTS_FILE, count_attempts
 from deploy.report import check_installed, write_report
-from deploy.train import CHECKPOINT, DEMONSTRATIONS, STORE, convert_demonstrations, record, train
-from deploy.video import write_gif
+from deploy.train import CHECKPOINT, DEMONSTRATIONS, STORE, check, convert_demonstrations, record, train
+from deploy.video import find_ffmpeg, write_gif
 from rdt.train.checkpoint import load_trainer_state
 from rdt.train.config import TrainConfig, differences, dump_config, load_config
 
@@ -43,6 +43,15 @@ EPISODES = 100
 
 OPEN_LOOP_EVERY = 8
 """Steps between the predictions that the report draws: as often as the policy is asked in closed loop."""
+
+PRODUCTS = {
+    "record": (f"{DEMONSTRATIONS}/{ATTEMPTS_FILE}",),
+    "convert": (f"{STORE}/store.json",),
+    "train": (CHECKPOINT,),
+    "evaluate": ("evaluation.json", "open_loop.json"),
+    "report": ("report.json", "report.html"),
+}
+"""The stages in their order, and what each leaves behind."""
 
 
 def command(args: argparse.Namespace) -> None:
@@ -71,11 +80,13 @@ def quickstart(config: TrainConfig, out: Path, episodes: int) -> dict[str, Any]:
     Raises `ValueError` if `out` holds a run with other settings, or something else.
     """
     check_installed()
-    choose_device(config.device)
+    find_ffmpeg()
+    check(config)
     run = Run(out, {"train": yaml.safe_load(dump_config(replace(config, out=""))), "episodes": episodes})
     if "report" in run.stages:
         print(f"{out} holds the finished run of these settings; for another one give another --out")
-        return json.loads((out / "report.json").read_text(encoding="utf-8"))
+        return read_json(out / "report.json", "remove it to write it again")
+    check_writable(out)
     run.stage("record", lambda: record(config, out))
     run.stage("convert", lambda: convert_demonstrations(config, out))
     run.stage("train", lambda: train(config, out))
@@ -114,7 +125,7 @@ def _evaluate(config: TrainConfig, out: Path, episodes: int) -> None:
 def _report(config: TrainConfig, out: Path, run: Run) -> dict[str, Any]:
     state = load_trainer_state(out / CHECKPOINT)
     return {
-        **json.loads((out / "evaluation.json").read_text(encoding="utf-8")),
+        **read_json(out / "evaluation.json", "remove it to evaluate again"),
         "wall_seconds": round(sum(run.stages.values()), 3),
         "train_seconds": round(state["train_seconds"], 3),
         "stage_seconds": run.stages,
@@ -137,12 +148,12 @@ class Run:
     """The folder of a run: what was asked for, and which stages are done."""
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
-        self.path = out / "run.json"
+        self.out, self.path = out, out / "run.json"
         if not self.path.is_file():
             if out.is_dir() and any(out.iterdir()):
                 raise ValueError(f"{out} is not empty and holds no run of this command: give another --out")
             write_json(self.path, {"settings": settings, "stages": {}})
-        stored = json.loads(self.path.read_text(encoding="utf-8"))
+        stored = read_json(self.path, f"remove {out}, or give another --out")
         different = differences(stored["settings"], settings)
         if different:
             raise ValueError(
@@ -150,7 +161,11 @@ class Run:
                 "repeat its settings to go on with it, or give another --out"
             )
         self.settings = settings
-        self.stages: dict[str, float] = stored["stages"]
+        self.stages: dict[str, float] = {
+            name: stored["stages"][name]
+            for name, products in PRODUCTS.items()
+            if name in stored["stages"] and all((out / product).exists() for product in products)
+        }
 
     def stage(self, name: str, work: Callable[[], None]) -> None:
         """Do a stage unless it is done."""

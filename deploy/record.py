@@ -10,7 +10,6 @@ files however often the recording was interrupted.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_pipeline.atomic import remove_leftovers, write_json
+from data_pipeline.atomic import read_json, remove_leftovers, write_json
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.sources.hdf5 import write_episode
 from deploy.workers import num_workers, run_ordered
 from rdt.train.config import DemonstrationConfig, differences
 from robot_drivers.sim.expert import POLICY_HZ, record_demonstration
-from robot_drivers.sim.render import Renderer, make_renderer
+from robot_drivers.sim.render import Renderer, make_renderer, settle_backend
 from robot_drivers.sim.scene import SIDES, load_scene
 from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
@@ -56,7 +55,6 @@ def record_demonstrations(
     environment = lookup(ENVIRONMENTS, config.environment)
     _check_robot(robot)
     settings = {"environment": environment.name, "noise_rad": config.noise_rad, "seed": config.seed}
-    out.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out)
     stored = _read_attempts(out)
     changed = differences(stored["settings"], settings) if stored["settings"] else []
@@ -65,7 +63,10 @@ def record_demonstrations(
     attempts = stored["tried"]
     files = {}
     for task in environment.tasks:
+        remove_leftovers(out / task)
         tried = attempts.setdefault(task, {})
+        for seed in [s for s, success in tried.items() if success and not _episode_path(out, task, int(s)).is_file()]:
+            del tried[seed]  # somebody removed the file: record it again
         accepted = sum(tried.values())
         jobs = (
             Attempt(task, environment.distribution, seed, config.noise_rad, robot, _episode_path(out, task, seed))
@@ -76,6 +77,7 @@ def record_demonstrations(
             total=config.per_task, initial=min(accepted, config.per_task), desc=f"record {task}", unit="demo"
         ) as bar:
             if accepted < config.per_task:
+                settle_backend()
                 for attempt, success in run_ordered(_record_one, jobs, workers or num_workers()):
                     tried[str(attempt.seed)] = success
                     write_json(out / ATTEMPTS_FILE, {"settings": settings, "tried": attempts})
@@ -88,7 +90,7 @@ def record_demonstrations(
                             f"the expert succeeded in only {accepted} of {len(tried)} tries of {task}: "
                             f"lower demonstrations.noise_rad ({config.noise_rad})"
                         )
-        files[task] = [_episode_path(out, task, int(seed)) for seed, success in tried.items() if success]
+        files[task] = [_episode_path(out, task, int(seed)) for seed in sorted(tried, key=int) if tried[seed]]
         for path in set((out / task).glob("*")) - set(files[task]):  # a worker had begun more than was needed
             path.unlink()
     return {task: paths[: config.per_task] for task, paths in files.items()}
@@ -140,7 +142,7 @@ def _seeds(config: DemonstrationConfig) -> Iterator[int]:
 
 def _read_attempts(out: Path) -> dict[str, Any]:
     path = out / ATTEMPTS_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"settings": {}, "tried": {}}
+    return read_json(path, "remove it to record again") if path.is_file() else {"settings": {}, "tried": {}}
 
 
 def _check_robot(robot: Embodiment) -> None:

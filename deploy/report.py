@@ -8,7 +8,6 @@ Pictures are inside the page, videos stay beside it. The page needs no network a
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 import re
 import shlex
@@ -23,18 +22,13 @@ import numpy as np
 
 from data_pipeline.atomic import write_text
 from deploy import plots
+from deploy.doctor import require
 from deploy.intervals import wilson_interval
 from deploy.plots import Bar, Chunk, percent
-from deploy.video import UnreadableVideoError, load_video
+from deploy.video import VIDEO_PACKAGES, UnreadableVideoError, load_video
 
 REQUIRED_KEYS = ("success_rate", "success_interval_95", "benchmark_success_rate", "tasks", "control", "episodes")
-PACKAGES = {
-    "scipy": "scipy",
-    "jinja2": "jinja2",
-    "matplotlib": "matplotlib",
-    "imageio": "imageio",
-    "imageio_ffmpeg": "imageio-ffmpeg",
-}
+PACKAGES = {"jinja2": "jinja2", "matplotlib": "matplotlib", "scipy": "scipy", **VIDEO_PACKAGES}
 
 STRIP_MOMENTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # shares of the video
 STRIP_WIDTH, POSTER_WIDTH = 240, 320  # pixels
@@ -102,9 +96,7 @@ class Page:
 
 def check_installed() -> None:
     """Raise `ModuleNotFoundError` that names what the report lacks and the words that install it."""
-    missing = [package for module, package in PACKAGES.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise ModuleNotFoundError(f"the report needs {', '.join(missing)}: pip install 'rdt-stack[sim]'")
+    require("the report", PACKAGES)
 
 
 def write_report(run: Path) -> Path:

@@ -14,11 +14,12 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from data_pipeline.atomic import recover_folder, remove_leftovers
+from data_pipeline.atomic import check_writable, recover_folder, remove_leftovers
 from data_pipeline.conversion import convert
 from data_pipeline.mixture import SampleStream
 from data_pipeline.schema.embodiment import Embodiment, Kind
-from data_pipeline.schema.registry import find_config, read_yaml
+from data_pipeline.schema.registry import find_config, read_yaml, unknown_name
+from data_pipeline.schema.types import CAMERA_ROLES
 from data_pipeline.stats import Moments
 from data_pipeline.storage import EpisodeSelection, EpisodeStore, split_held_out
 from deploy.device import choose_device
@@ -32,6 +33,8 @@ from rdt.train.loader import BatchLoader
 from rdt.train.metrics import sampling_error
 from rdt.train.trainer import Trainer
 from rdt.visuomotor import VisuomotorPolicy
+from robot_drivers.sim.scene import load_scene
+from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
 VALIDATION_BATCHES = 4
 FREE_ON_RESUME = dict.fromkeys(("out", "device", "validate_every", "checkpoint_every"))
@@ -45,7 +48,8 @@ def command(args: argparse.Namespace) -> None:
     out = Path(config.out)
     if (out / CHECKPOINT).exists() and args.resume != "auto":
         raise ValueError(f"{out} holds a checkpoint already: go on with --resume auto, or give another --out")
-    choose_device(config.device)
+    check(config)
+    check_writable(out)
     record(config, out)
     convert_demonstrations(config, out)
     train(config, out)
@@ -53,6 +57,20 @@ def command(args: argparse.Namespace) -> None:
         f"checkpoint in {out / CHECKPOINT}; next: rdt eval {out / CHECKPOINT} --env "
         f"{config.demonstrations.environment} --out {out / 'eval'}"
     )
+
+
+def check(config: TrainConfig) -> None:
+    """Raise `ValueError` for a name that does not exist or a part that is missing here, before hours of work."""
+    choose_device(config.device)
+    _robot(config)
+    for role in config.condition.cameras:
+        if role not in CAMERA_ROLES:
+            raise ValueError(unknown_name("camera", role, CAMERA_ROLES))
+    with torch.device("meta"):
+        VisuomotorPolicy(PRESETS[config.preset], config.condition, config.noise_slots)
+    if config.demonstrations.per_task:
+        for task in lookup(ENVIRONMENTS, config.demonstrations.environment).tasks:
+            load_scene(TASKS[task].scene)
 
 
 def record(config: TrainConfig, out: Path) -> None:
@@ -75,7 +93,10 @@ def convert_demonstrations(config: TrainConfig, out: Path) -> None:
         )
     if report.failed:
         name, reason = next(iter(report.failed.items()))
-        raise ValueError(f"{len(report.failed)} of {len(paths)} demonstrations cannot be converted; {name}: {reason}")
+        raise ValueError(
+            f"{len(report.failed)} of {len(paths)} demonstrations cannot be converted; {name}: {reason}. "
+            f"Remove the damaged files and {out / STORE}, and repeat the command"
+        )
 
 
 def train(config: TrainConfig, out: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import math
+import os
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,24 +15,43 @@ import numpy as np
 from PIL import Image
 
 from data_pipeline.atomic import atomic_path, write_bytes
+from deploy.doctor import require
+
+VIDEO_PACKAGES = {"imageio": "imageio", "imageio_ffmpeg": "imageio-ffmpeg"}
 
 
 class UnreadableVideoError(ValueError):
     """A video that cannot be decoded; the message names it."""
 
 
+def find_ffmpeg() -> str:
+    """The ffmpeg program that imageio brings. Raises `RuntimeError` or `ModuleNotFoundError` where there is none."""
+    require("a video", VIDEO_PACKAGES)
+    import imageio_ffmpeg
+
+    return imageio_ffmpeg.get_ffmpeg_exe()
+
+
 def write_video(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
-    """Write RGB uint8 frames (height, width, 3) as H.264. Raises `RuntimeError` without the `sim` extra."""
-    try:
-        import imageio.v2 as imageio
-        import imageio_ffmpeg  # noqa: F401 - brings the ffmpeg program that imageio calls
-    except ImportError:
-        raise RuntimeError("videos need imageio and its ffmpeg: pip install 'rdt-stack[sim]'") from None
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write RGB uint8 frames (height, width, 3), both even, as H.264. Needs the `sim` extra."""
+    height, width, _ = frames[0].shape
+    form = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}"]
+    code = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "15"]
     with atomic_path(path) as temporary:
-        imageio.mimwrite(
-            temporary, cast("Any", frames), fps=fps, codec="libx264", quality=7, format="FFMPEG", macro_block_size=16
+        # called without imageio, which takes a film that ffmpeg could not finish for a whole one
+        ffmpeg = subprocess.run(
+            [find_ffmpeg(), "-v", "error", *form, "-i", "-", *code, str(temporary)],
+            input=b"".join(frame.tobytes() for frame in frames),
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is the caller's
+            check=False,
         )
+        if ffmpeg.returncode:
+            said = ffmpeg.stderr.decode(errors="replace").strip()
+            for number in (errno.ENOSPC, errno.EDQUOT):
+                if os.strerror(number) in said:
+                    raise OSError(number, os.strerror(number))
+            raise RuntimeError(f"ffmpeg could not write {path}: {said.splitlines()[-1] if said else ffmpeg.returncode}")
 
 
 def load_video(video: Path) -> tuple[list[np.ndarray], float]:

@@ -11,9 +11,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -28,15 +30,23 @@ def num_workers() -> int:
 
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of fresh processes of one thread each. Leaving it by an exception ends them at once."""
+    """A pool of fresh processes of one thread each. Leaving it by an exception ends them at once.
+
+    Raises `RuntimeError` when a worker was killed.
+    """
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
     with _environment(OMP_NUM_THREADS="1"):
         try:
             yield pool
-        except BaseException:
+        except BaseException as error:
             for process in list(pool._processes.values()):
                 process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise RuntimeError(
+                    "a worker process was killed, most often because memory ran out: close other programs and "
+                    "repeat the command"
+                ) from None
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -51,13 +61,22 @@ def run_ordered(call: Callable[[Job], Result], jobs: Iterable[Job], workers: int
     with worker_pool(workers) as pool:
         waiting: deque[tuple[Job, Future[Result]]] = deque()
         for job in itertools.islice(stream, 2 * workers):
-            waiting.append((job, pool.submit(_run, call, job)))
+            waiting.append((job, _submit(pool, call, job)))
         while waiting:
             job, future = waiting.popleft()
             result = future.result()
             for following in itertools.islice(stream, 1):
-                waiting.append((following, pool.submit(_run, call, following)))
+                waiting.append((following, _submit(pool, call, following)))
             yield job, result
+
+
+def _submit(pool: ProcessPoolExecutor, call: Callable[[Job], Result], job: Job) -> Future[Result]:
+    """Hand over a job. A worker that starts here is born deaf to Ctrl-C, which reaches the whole process group."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_run, call, job)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run(call: Callable[[Job], Result], job: Job) -> Result:
@@ -72,9 +91,9 @@ def _run(call: Callable[[Job], Result], job: Job) -> Result:
 
 
 def _prepare_worker() -> None:
-    """Leave Ctrl-C, which reaches the whole process group, to the parent; clean up when it says so."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Clean up when the parent says so, and when it is there no more."""
     signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
 _in_job = False
@@ -85,6 +104,13 @@ def _leave(*_: object) -> None:
     if _in_job:
         sys.exit(1)
     os._exit(1)
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

@@ -66,8 +66,9 @@ def save_released(policy: RDTPolicy, path: str | os.PathLike[str]) -> None:
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: t.detach().cpu().contiguous() for key, t in policy.state_dict().items()}
-    with _replacing(folder / PICKLE_FILE) as temporary:
-        torch.save(state, temporary)
+    # opened here, so that a full disk is the system's own error
+    with _replacing(folder / PICKLE_FILE) as temporary, temporary.open("wb") as opened:
+        torch.save(state, opened)
     with _replacing(folder / CONFIG_FILE) as temporary:
         temporary.write_text(json.dumps(policy.config.to_json(), indent=2) + "\n")
     # an older one would be read in place of what was just written

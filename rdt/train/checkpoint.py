@@ -13,6 +13,7 @@ The folder appears whole or not at all. Tensors are read with safetensors or `we
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 
 from data_pipeline.atomic import atomic_folder
 from data_pipeline.schema.embodiment import Embodiment
@@ -51,11 +53,12 @@ def save_checkpoint(
     with atomic_folder(folder, replace=True) as temporary:
         save_released(model.policy, temporary)
         tensors = {name: t.detach().cpu().contiguous() for name, t in model.condition.state_dict().items()}
-        save_file(tensors, temporary / "condition.safetensors")
+        (temporary / "condition.safetensors").write_bytes(safetensors_bytes(tensors))
         (temporary / "run.yaml").write_text(dump_config(config), encoding="utf-8")
         (temporary / "robot.yaml").write_text(yaml.safe_dump(robot.to_dict(), sort_keys=False), encoding="utf-8")
         (temporary / "statistics.json").write_text(json.dumps(statistics, indent=1), encoding="utf-8")
-        torch.save(trainer_state, temporary / "trainer.pt")
+        with (temporary / "trainer.pt").open("wb") as opened:  # a full disk is then the system's own error
+            torch.save(trainer_state, opened)
 
 
 def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
@@ -84,5 +87,10 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> C
 
 
 def load_trainer_state(folder: str | Path) -> dict[str, Any]:
-    """The state that `Trainer.load_state_dict` takes."""
-    return torch.load(Path(folder) / "trainer.pt", map_location="cpu", weights_only=True)
+    """The state that `Trainer.load_state_dict` takes. Raises `ValueError` for a missing or damaged file."""
+    path = Path(folder) / "trainer.pt"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is missing or damaged ({reason}): remove {folder} to train from the start") from None

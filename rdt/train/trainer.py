@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from data_pipeline.atomic import explained, write_text
 from rdt.batch import Batch, to_device
 from rdt.objective import Objective
 from rdt.random import SampleGenerator
@@ -67,40 +68,46 @@ class Trainer:
         return cast("VisuomotorPolicy", self.average.module) if self.average else self.model
 
     def run(self, log_every: int = 10) -> None:
-        """Train up to `config.steps`. Ctrl-C ends the step in hand, saves a checkpoint and leaves."""
-        self.out.mkdir(parents=True, exist_ok=True)
+        """Train up to `config.steps`. An interrupt lets the step end, saves a checkpoint, then leaves."""
+        log = self.out / "metrics.jsonl"
+        write_text(log, _whole_lines(log))
         bar = tqdm(total=self.config.steps, initial=self.step, desc="train", unit="step", dynamic_ncols=True)
         smoothed: float | None = None
-        with bar, (self.out / "metrics.jsonl").open("a", encoding="utf-8") as metrics, _interrupts() as interrupted:
-            while self.step < self.config.steps:
-                started = time.perf_counter()
-                learning_rate = self.optimizer.param_groups[0]["lr"]
-                loss, parts = self._train_step(self.batches(self.step))
-                self.train_seconds += time.perf_counter() - started
-                self.step += 1
-                bar.update()
-                validate_now = self._is_due(self.config.validate_every)
-                if self.step % log_every == 0 or validate_now:
-                    row = {
-                        "step": self.step,
-                        "seconds": round(self.train_seconds, 3),
-                        "lr": learning_rate,
-                        "loss": loss.item(),
-                        **{name: value.item() for name, value in parts.items()},
-                    }
-                    if not torch.isfinite(loss):
-                        raise FloatingPointError(f"the loss is {row['loss']} at step {self.step}: lower optim.lr")
-                    smoothed = row["loss"] if smoothed is None else 0.9 * smoothed + 0.1 * row["loss"]
-                    if validate_now and self.validate:
-                        self.deployed.eval()
-                        row.update(self.validate(self.deployed))
-                    metrics.write(json.dumps(row) + "\n")
-                    metrics.flush()
-                    bar.set_postfix(loss=f"{smoothed:.4f}")
-                if self.save and (self._is_due(self.config.checkpoint_every) or interrupted()):
-                    self.save(self)
-                if interrupted():
-                    raise KeyboardInterrupt
+        try:
+            with bar, explained(log), log.open("a", encoding="utf-8") as metrics:
+                while self.step < self.config.steps:
+                    started = time.perf_counter()
+                    batch = self.batches(self.step)
+                    learning_rate = self.optimizer.param_groups[0]["lr"]
+                    with _interrupts_held():
+                        loss, parts = self._train_step(batch)
+                        self.train_seconds += time.perf_counter() - started
+                        self.step += 1
+                    bar.update()
+                    validate_now = self._is_due(self.config.validate_every)
+                    if self.step % log_every == 0 or validate_now:
+                        row = {
+                            "step": self.step,
+                            "seconds": round(self.train_seconds, 3),
+                            "lr": learning_rate,
+                            "loss": loss.item(),
+                            **{name: value.item() for name, value in parts.items()},
+                        }
+                        if not torch.isfinite(loss):
+                            raise FloatingPointError(f"the loss is {row['loss']} at step {self.step}: lower optim.lr")
+                        smoothed = row["loss"] if smoothed is None else 0.9 * smoothed + 0.1 * row["loss"]
+                        if validate_now and self.validate:
+                            self.deployed.eval()
+                            row.update(self.validate(self.deployed))
+                        metrics.write(json.dumps(row) + "\n")
+                        metrics.flush()
+                        bar.set_postfix(loss=f"{smoothed:.4f}")
+                    if self.save and self._is_due(self.config.checkpoint_every):
+                        self.save(self)
+        except KeyboardInterrupt:
+            if self.save:
+                self.save(self)
+            raise
 
     def state_dict(self) -> dict:
         """All that a resumed run needs beside the config."""
@@ -139,21 +146,24 @@ class Trainer:
 
 
 @contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C back until it is asked for: half a step must not be saved. A second one leaves at once."""
-    asked = False
-    before = signal.getsignal(signal.SIGINT)
-
-    def ask(*_: object) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(signal.SIGINT, before)
-
-    in_main_thread = threading.current_thread() is threading.main_thread()  # the only one that may set handlers
-    if in_main_thread:
-        signal.signal(signal.SIGINT, ask)
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block has ended: what is saved then has done whole steps only."""
+    if threading.current_thread() is not threading.main_thread():  # signals go to the main thread
+        yield
+        return
+    held: list[signal.Signals] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(number, lambda n, _: held.append(signal.Signals(n))) for number in numbers]
     try:
-        yield lambda: asked
+        yield
     finally:
-        if in_main_thread:
-            signal.signal(signal.SIGINT, before)
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
+
+
+def _whole_lines(log: Path) -> str:
+    """What a log holds, without a last line that a full disk or a killed run cut short."""
+    text = log.read_text(encoding="utf-8") if log.is_file() else ""
+    return text[: text.rfind("\n") + 1]

@@ -4,8 +4,7 @@ Three back ends draw the same cameras: `egl` and `osmesa` (OpenGL without a disp
 for a 64x64 picture in software) and `raycast` (MuJoCo's own ray caster and the OpenGL light equation; needs
 nothing but pip, 7 ms for 64x64, growing with the number of pixels). `choose_backend` tries them in this
 order, the OpenGL ones in a child process: a broken driver may kill the process that asks it. The answer is
-kept for the life of the process; before starting many workers, put it into RDT_RENDERER so that they need not
-ask again.
+kept for the life of the process; `settle_backend` hands it on to workers that are started later.
 
 OpenGL contexts are made directly, not through `mujoco.Renderer`, so the back end does not depend on MUJOCO_GL
 having been set before the first `import mujoco`. Where the user did set it to egl or osmesa, that one is
@@ -102,6 +101,16 @@ def choose_backend() -> str:
         if probe(name) is None:
             return name
     return "raycast"
+
+
+def settle_backend() -> str:
+    """Choose for the processes that this one starts, too; say so when nothing but the ray caster draws."""
+    name = choose_backend()
+    if name == "raycast" and not os.environ.get("RDT_RENDERER"):
+        advice = f"on Debian: apt-get install {_APT['egl']}"
+        print(f"OpenGL does not work here, so the slower ray caster draws; {advice}", file=sys.stderr)
+    os.environ["RDT_RENDERER"] = name
+    return name
 
 
 def probe(name: str) -> str | None:

@@ -7,6 +7,7 @@ import html
 import json
 import re
 import shlex
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -332,10 +333,8 @@ def test_a_report_that_lacks_what_it_must_hold(tmp_path):
 
 
 def test_a_missing_extra_is_one_message(tmp_path, monkeypatch):
-    find_spec = module.importlib.util.find_spec
-    monkeypatch.setattr(
-        module.importlib.util, "find_spec", lambda name: None if name in ("jinja2", "matplotlib") else find_spec(name)
-    )
+    for name in ("jinja2", "matplotlib"):
+        monkeypatch.setitem(sys.modules, name, None)  # to import it raises ModuleNotFoundError
     with pytest.raises(ModuleNotFoundError, match=r"needs jinja2, matplotlib: pip install 'rdt-stack\[sim\]'"):
         write_report(write_run(tmp_path, MINIMAL))
 
