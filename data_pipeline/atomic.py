@@ -176,9 +176,18 @@ def explained(path: Path, named: Path | None = None) -> Iterator[None]:
         yield
     except WriteError:
         raise
-    except OSError as error:
-        foreign = error.filename is not None and not _related(Path(os.fsdecode(error.filename)), path)
-        if error.errno not in _ADVICE or foreign:
+    except Exception as error:
+        refusal = _refusal(error)
+        if refusal is None or (refusal.filename and not _related(Path(os.fsdecode(refusal.filename)), path)):
             raise
-        reason = os.strerror(error.errno)
-        raise WriteError(error.errno, f"cannot write {named or path}: {reason}; {_ADVICE[error.errno]}") from error
+        code = refusal.errno
+        assert code is not None
+        reason = os.strerror(code)
+        raise WriteError(code, f"cannot write {named or path}: {reason}; {_ADVICE[code]}") from error
+
+
+def _refusal(error: BaseException | None) -> OSError | None:
+    """The refusal in an error, or in what it was raised during: torch says its own thing when its file is full."""
+    while error is not None and not (isinstance(error, OSError) and error.errno in _ADVICE):
+        error = None if error.__suppress_context__ else error.__context__
+    return error

@@ -74,7 +74,7 @@ class Trainer:
         bar = tqdm(total=self.config.steps, initial=self.step, desc="train", unit="step", dynamic_ncols=True)
         smoothed: float | None = None
         try:
-            with bar, explained(log), log.open("a", encoding="utf-8") as metrics:
+            with bar:
                 while self.step < self.config.steps:
                     started = time.perf_counter()
                     batch = self.batches(self.step)
@@ -99,8 +99,8 @@ class Trainer:
                         if validate_now and self.validate:
                             self.deployed.eval()
                             row.update(self.validate(self.deployed))
-                        metrics.write(json.dumps(row) + "\n")
-                        metrics.flush()
+                        with explained(log), log.open("a", encoding="utf-8") as lines:
+                            lines.write(json.dumps(row) + "\n")
                         bar.set_postfix(loss=f"{smoothed:.4f}")
                     if self.save and self._is_due(self.config.checkpoint_every):
                         self.save(self)

@@ -189,7 +189,7 @@ def test_failed_save_leaves_the_old_checkpoint(saved, monkeypatch):
     policy, folder = saved
 
     def full_disk(state, file):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(released.torch, "save", full_disk)
