@@ -106,6 +106,24 @@ class Norm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, NORM_EPS)
 
 
+try:  # its kernel where it is installed; it has no wheel, so no extra of this package names it
+    from flash_attn import flash_attn_func
+except ImportError:
+    flash_attn_func = None
+
+
+def attention(
+    q: Float[Tensor, "batch head token head_dim"],
+    k: Float[Tensor, "batch head source head_dim"],
+    v: Float[Tensor, "batch head source head_dim"],
+    mask: Bool[Tensor, "batch 1 1 source"] | None = None,
+) -> Float[Tensor, "batch head token head_dim"]:
+    """`softmax(q k' / sqrt(head_dim)) v`: flash-attn for half precision on CUDA without a mask, else PyTorch's."""
+    if flash_attn_func is not None and mask is None and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
+        return flash_attn_func(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
 class SelfAttention(nn.Module):
     """Attention among all tokens: no mask, no causality, no rotary positions."""
 
@@ -120,7 +138,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Float[Tensor, "batch token hidden"]) -> Float[Tensor, "batch token hidden"]:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # each (B, T, heads, head_dim)
         q, k, v = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
-        out = F.scaled_dot_product_attention(q, k, v)  # (B, heads, T, head_dim)
+        out = attention(q, k, v)  # (B, heads, T, head_dim)
         return self.proj(out.transpose(1, 2).flatten(2))
 
 
@@ -148,7 +166,7 @@ class CrossAttention(nn.Module):
     ) -> Float[Tensor, "batch token hidden"]:
         k, v = condition if isinstance(condition, KeyValue) else self.key_value(condition)
         q = self.q_norm(self.q(x).unflatten(-1, (self.num_heads, -1))).transpose(1, 2)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, heads, T, head_dim)
+        out = attention(q, k, v, mask)  # (B, heads, T, head_dim)
         return self.proj(out.transpose(1, 2).flatten(2))
 
 

@@ -18,6 +18,7 @@ pass of the network). Serving lets the first work out keys and values too, which
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ class EncodedCondition(NamedTuple):
 
     freq_token: Float[Tensor, "batch 1 hidden"]
     state_token: Float[Tensor, "batch 1 hidden"]
-    per_block: tuple[KeyValue, ...] | tuple[Float[Tensor, "batch _ hidden"], ...]
+    per_block: tuple[KeyValue | Float[Tensor, "batch _ hidden"], ...]
     lang_mask: Bool[Tensor, "batch 1 1 lang"] | None
     action_mask: Float[Tensor, "batch 1 slot"]
 
@@ -144,18 +145,54 @@ class RDTPolicy(nn.Module):
 
         With `key_values=False` the blocks get the condition's tokens and project them themselves: the numbers
         are the same, and in training each block's work and memory stay inside the block. Shared instructions
-        are projected here in any case, before they are dealt out.
+        are projected here in any case, a row for each, before they are dealt out.
         """
-        tokens = self.model.place_conditions(
-            self.lang_adaptor(lang_tokens.to(self.dtype)), self.img_adaptor(img_tokens.to(self.dtype))
-        )
-        shared = lang_index is not None
-        if shared and lang_attn_mask is not None:
+        if lang_index is not None and lang_attn_mask is not None:
             lang_attn_mask = lang_attn_mask[lang_index]
+        language: Sequence[KeyValue | Tensor]
+        images: Sequence[KeyValue | Tensor]
+        if key_values or lang_index is not None:
+            language = self.project_language(lang_tokens, lang_index)
+        else:
+            language = [self.model.place_language(self.lang_adaptor(lang_tokens.to(self.dtype)))] * self.num_layers[0]
+        if key_values:
+            images = self.project_images(img_tokens)
+        else:
+            images = [self.model.place_images(self.img_adaptor(img_tokens.to(self.dtype)))] * self.num_layers[1]
+        return self.join_condition(language, images, lang_attn_mask, state_tokens, action_mask, ctrl_freqs)
+
+    @property
+    def num_layers(self) -> tuple[int, int]:
+        """Blocks that attend to language, and to images: they take turns, language first."""
+        return (self.config.depth + 1) // 2, self.config.depth // 2
+
+    def project_language(
+        self, lang_tokens: Float[Tensor, "rows lang lang_dim"], lang_index: Int[Tensor, " batch"] | None = None
+    ) -> tuple[KeyValue, ...]:
+        """Keys and values of the instruction for each block that reads it, row `lang_index[i]` for sample i."""
+        rows = self.model.language_key_values(self.model.place_language(self.lang_adaptor(lang_tokens.to(self.dtype))))
+        if lang_index is None:
+            return rows
+        return tuple(KeyValue(*(part.index_select(0, lang_index) for part in row)) for row in rows)
+
+    def project_images(self, img_tokens: Float[Tensor, "batch img img_dim"]) -> tuple[KeyValue, ...]:
+        """Keys and values of the pictures for each block that reads them: 85 % of a condition's work."""
+        return self.model.image_key_values(self.model.place_images(self.img_adaptor(img_tokens.to(self.dtype))))
+
+    def join_condition(
+        self,
+        language: Sequence[KeyValue | Float[Tensor, "batch lang hidden"]],
+        images: Sequence[KeyValue | Float[Tensor, "batch img hidden"]],
+        lang_attn_mask: Bool[Tensor, "batch lang"] | None,
+        state_tokens: Float[Tensor, "batch 1 slot"],
+        action_mask: Num[Tensor, "batch 1 slot"],
+        ctrl_freqs: Num[Tensor, " batch"],
+    ) -> EncodedCondition:
+        """Projected language and images, dealt to the blocks in turn, with what is cheap to work out."""
         return EncodedCondition(
             freq_token=self.model.freq_embedder(ctrl_freqs)[:, None],
             state_token=self._embed(state_tokens, action_mask),
-            per_block=self.model.key_values(tokens, lang_index) if key_values or shared else tokens,
+            per_block=tuple((language, images)[i % 2][i // 2] for i in range(self.config.depth)),
             lang_mask=None if lang_attn_mask is None else lang_attn_mask[:, None, None].bool(),
             action_mask=action_mask.to(self.dtype),
         )

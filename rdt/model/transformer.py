@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
 from rdt.model.layers import Block, FinalLayer, KeyValue, NormKind, ScalarEmbedder
@@ -44,27 +44,21 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(hidden_size, num_heads, norm) for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, action_dim, norm)
 
-    def place_conditions(
-        self, lang: Float[Tensor, "rows lang hidden"], img: Float[Tensor, "batch img hidden"]
-    ) -> tuple[Float[Tensor, "_ _ hidden"], ...]:
-        """The condition that each block attends to, positions added: language, images, language, ..."""
-        lang = lang + self.lang_cond_pos_embed[:, : lang.shape[1]]
-        img = img + self.img_cond_pos_embed
-        return tuple((lang, img)[i % 2] for i in range(len(self.blocks)))
+    def place_language(self, lang: Float[Tensor, "rows lang hidden"]) -> Float[Tensor, "rows lang hidden"]:
+        """Language tokens with their positions."""
+        return lang + self.lang_cond_pos_embed[:, : lang.shape[1]]
 
-    def key_values(
-        self,
-        conditions: Sequence[Float[Tensor, "_ _ hidden"]],
-        lang_index: Int[Tensor, " batch"] | None = None,
-    ) -> tuple[KeyValue, ...]:
-        """Keys and values of each block's condition; `forward` takes them in place of the tokens.
+    def place_images(self, img: Float[Tensor, "batch img hidden"]) -> Float[Tensor, "batch img hidden"]:
+        """Image tokens with their positions."""
+        return img + self.img_cond_pos_embed
 
-        With `lang_index`, language has one row an instruction, and sample i reads row `lang_index[i]`.
-        """
-        out = [block.cross_attn.key_value(condition) for block, condition in zip(self.blocks, conditions, strict=True)]
-        if lang_index is not None:
-            out[::2] = [KeyValue(*(rows.index_select(0, lang_index) for rows in kv)) for kv in out[::2]]
-        return tuple(out)
+    def language_key_values(self, lang: Float[Tensor, "rows lang hidden"]) -> tuple[KeyValue, ...]:
+        """Keys and values of placed language tokens, one pair for each of the even blocks."""
+        return tuple(block.cross_attn.key_value(lang) for block in self.blocks[::2])
+
+    def image_key_values(self, img: Float[Tensor, "batch img hidden"]) -> tuple[KeyValue, ...]:
+        """Keys and values of placed image tokens, one pair for each of the odd blocks."""
+        return tuple(block.cross_attn.key_value(img) for block in self.blocks[1::2])
 
     def forward(
         self,

@@ -7,14 +7,21 @@ import torch
 from rdt.model.policy import RDTPolicy
 
 
-def test_even_blocks_read_language_and_odd_blocks_images(config):
-    model = RDTPolicy(config).model
-    lang, img = torch.zeros(2, 5, config.hidden_size), torch.ones(2, config.img_cond_len, config.hidden_size)
-    conditions = model.place_conditions(lang, img)
-    assert len(conditions) == config.depth
-    for i, condition in enumerate(conditions):
-        expected = lang + model.lang_cond_pos_embed[:, :5] if i % 2 == 0 else img + model.img_cond_pos_embed
-        assert torch.equal(condition, expected)
+def test_even_blocks_read_language_and_odd_blocks_images(config, make_policy, make_inputs):
+    policy, inputs = make_policy(config), make_inputs(config)
+    model = policy.model
+    projected = policy.encode_condition(**inputs)
+    plain = policy.encode_condition(**inputs, key_values=False)
+    lang = policy.lang_adaptor(inputs["lang_tokens"])
+    placed = (
+        lang + model.lang_cond_pos_embed[:, : lang.shape[1]],
+        (policy.img_adaptor(inputs["img_tokens"]) + model.img_cond_pos_embed),
+    )
+    for i, block in enumerate(model.blocks):
+        assert torch.equal(plain.per_block[i], placed[i % 2])
+        key, value = block.cross_attn.key_value(placed[i % 2])
+        assert torch.equal(projected.per_block[i].key, key)
+        assert torch.equal(projected.per_block[i].value, value)
 
 
 def test_one_timestep_serves_the_batch(config, make_policy, make_inputs, make_noise):
