@@ -108,6 +108,11 @@ class EpisodeStore(Sequence[Episode]):
         return tuple(row["num_steps"] for row in self._table)
 
     @property
+    def instructions(self) -> tuple[str, ...]:
+        """All phrasings of all episodes, each once, without reading any."""
+        return tuple(dict.fromkeys(phrasing for row in self._table for phrasing in row["instructions"]))
+
+    @property
     def sources(self) -> dict[str, Any]:
         """Episode name -> what its converter noted about where it came from."""
         return {row["name"]: row["source"] for row in self._table}

@@ -14,7 +14,9 @@ from collections.abc import Mapping
 CORE = ("numpy", "torch", "pyyaml", "h5py", "safetensors", "pillow", "jaxtyping", "jsonargparse", "tqdm")
 EXTRAS = {
     "sim": ("mujoco", "gym-aloha", "imageio", "imageio-ffmpeg", "matplotlib", "jinja2", "scipy"),
+    "encoders": ("transformers", "timm", "sentencepiece"),
 }
+SPEED = ("flash-attn", "torchao")  # picked up where installed; flash-attn has to be built for the machine
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri"
 
 
@@ -27,6 +29,7 @@ def command(args: argparse.Namespace) -> int:
         absent = _print_packages(f"extra {extra}", packages)
         if absent:
             print(f"{'':13s} without {', '.join(absent)}: pip install 'rdt-stack[{extra}]'")
+    _print_packages("for speed", SPEED)
     print(f"torch device  {_torch_device()}")
     print(f"rendering     {_rendering()}")
     free_gb = shutil.disk_usage(".").free / 1e9

@@ -28,7 +28,7 @@ from rdt.model.presets import PRESETS
 from rdt.objective import DiffusionImitation
 from rdt.random import SampleGenerator
 from rdt.train.checkpoint import load_trainer_state, save_checkpoint
-from rdt.train.config import TrainConfig, differences, dump_config, load_config
+from rdt.train.config import TrainConfig, config_from_dict, differences, dump_config, load_config
 from rdt.train.loader import BatchLoader
 from rdt.train.metrics import sampling_error
 from rdt.train.trainer import Trainer
@@ -107,6 +107,7 @@ def train(config: TrainConfig, out: Path) -> None:
     _check_run(config, out, robot, stores)
     torch.manual_seed(config.seed)
     model = VisuomotorPolicy(PRESETS[config.preset], config.condition, config.noise_slots)
+    model.condition.text.prepare(["", *(sentence for store in stores for sentence in store.instructions)])
     parts = [split_held_out(store, config.data.held_out_every) for store in stores]
     statistics = _fit_scaling(model, config, [training for training, _ in parts])
     model.to(choose_device(config.device))
@@ -159,8 +160,12 @@ def _check_run(config: TrainConfig, out: Path, robot: Embodiment, stores: list[E
             f"robot {robot.name!r} has cameras {list(robot.cameras)}: set condition.cameras to some of them"
         )
     if (out / CHECKPOINT).exists():
-        before = read_yaml(out / CHECKPOINT / "run.yaml")
-        changed = differences({**before, **FREE_ON_RESUME}, {**yaml.safe_load(dump_config(config)), **FREE_ON_RESUME})
+        path = out / CHECKPOINT / "run.yaml"
+        before, now = (
+            {**yaml.safe_load(dump_config(c)), **FREE_ON_RESUME}
+            for c in (config_from_dict(read_yaml(path), where=str(path)), config)
+        )
+        changed = differences(before, now)
         if changed:
             raise ValueError(
                 f"{out / CHECKPOINT} was trained with other settings ({', '.join(changed)}): use another out"

@@ -1,6 +1,6 @@
 """Boundary objects of the mind: torch tensors with their shapes, and nothing that knows files or networks.
 
-ObservationBatch   what was seen, as collated by the loader or by the engine; still pixels and token ids
+ObservationBatch   what was seen, as collated by the loader or by the engine; still pixels and words
 Condition          what the network reads: tokens and scaled vectors, made by `encoders/condition.py` alone
 Batch              an ObservationBatch and the actions that should follow it
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Num, UInt8
 from torch import Tensor
 
 T = TypeVar("T")
@@ -32,7 +32,9 @@ class ObservationBatch:
 
     images: UInt8[Tensor, "batch image height width 3"]  # RGB
     image_mask: Bool[Tensor, "batch image"]
-    text_ids: Int[Tensor, "instruction token"]  # each distinct instruction once
+    text: Num[
+        Tensor, "instruction token *dim"
+    ]  # each distinct instruction once: ids, or the features of a frozen encoder
     text_mask: Bool[Tensor, "instruction token"]
     text_index: Int[Tensor, " batch"]  # which of them each observation has
     state: Float[Tensor, "batch slot"]  # unscaled unified units

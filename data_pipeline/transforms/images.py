@@ -1,4 +1,4 @@
-"""Pictures: random shift, padding to a square, resizing. Pure functions on RGB uint8 arrays.
+"""Pictures: brightening, random shift, padding to a square, resizing. Pure functions on RGB uint8 arrays.
 
 Colour jitter and the corruptions of spec rdt.md section 10 are left out.
 """
@@ -10,6 +10,22 @@ from PIL import Image
 
 BACKGROUND = 127
 """Grey of padding and of missing pictures: int(255 * 0.5), the vision encoder's mean colour."""
+
+DARK_MEAN = 0.15
+"""Mean brightness of [0, 1] up to which the published preprocessing calls a picture dark."""
+
+BRIGHTENING = 1.75
+"""Factor that it multiplies dark pictures by."""
+
+
+def brighten_dark(frame: np.ndarray) -> np.ndarray:
+    """A dark (height, width, 3) picture 1.75 times as bright, any other as it is (spec rdt.md section 6.1).
+
+    Fractions are cut off, as Pillow does.
+    """
+    if frame.mean() > DARK_MEAN * 255:
+        return frame
+    return np.minimum(frame.astype(np.float32) * BRIGHTENING, 255).astype(np.uint8)
 
 
 def random_shift(frames: np.ndarray, max_pixels: int, rng: np.random.Generator) -> np.ndarray:

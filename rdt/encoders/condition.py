@@ -1,7 +1,10 @@
 """The one road from observations to what the network reads, for the trainer and for the real-time engine.
 
-    Observation --collate--> ObservationBatch --forward--> Condition        (pixels, ids -> tokens; state scaled)
+    Observation --collate--> ObservationBatch --forward--> Condition        (pixels, words -> tokens; state scaled)
     actions     --scale_actions--> network space --unscale_actions--> ActionChunk
+
+A real-time engine takes the same road in steps: `collate_pictures`, `to_square` on its own device, `encode_images`
+for the new frames alone, `background_features` for what is missing, and `forward` with features that it kept.
 
 Scaling of the unified vector lives only here, with its inverse beside it. RDT's own rule is `none`: SI units,
 grippers in [0, 1]. `min_max` maps each slot's training range to [-1, 1], for small networks on few robots.
@@ -15,30 +18,40 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from data_pipeline.schema.layout import NUM_SLOTS
 from data_pipeline.schema.registry import load_attribute
 from data_pipeline.schema.types import CAMERA_ROLES, Observation
 from data_pipeline.transforms.dropout import Conditions
-from data_pipeline.transforms.images import BACKGROUND, pad_square, resize
+from data_pipeline.transforms.images import BACKGROUND, brighten_dark, pad_square, resize
 from rdt.batch import Condition, ObservationBatch
-from rdt.encoders.text import TEXT_ENCODERS
-from rdt.encoders.vision import VISION_ENCODERS
+from rdt.encoders import pixels
+from rdt.encoders.text import TEXT_ENCODERS, TextEncoder
+from rdt.encoders.vision import VISION_ENCODERS, VisionEncoder
 
 Kind = Literal["state", "action"]
 
 MIN_RANGE = 0.1
 """Narrowest slot range in unified units that `min_max` uses: a joint that stood still is not blown up."""
 
+SAME_TOWER = 0.99
+"""Cosine from which on two views of the background are one tower's; rounding to bfloat16 leaves 0.9999."""
+
 
 @dataclass(frozen=True)
 class ConditionConfig:
     """Which encoders read the world, and how the unified vector is scaled."""
 
-    vision: str = "spatial_softmax"  # a name in VISION_ENCODERS
-    text: str = "hashed_bigrams"  # a name in TEXT_ENCODERS
+    vision: str = (
+        "spatial_softmax"  # spatial_softmax (small, trained along) | siglip | timm:NAME (any of its backbones)
+    )
+    vision_path: str | None = None  # folder or hub id of the vision encoder; none: the published one
+    text: str = "hashed_bigrams"  # hashed_bigrams (small, trained along) | t5
+    text_path: str | None = None  # folder or hub id of the text encoder; none: google/t5-v1_1-xxl
+    text_cache: str | None = None  # folder of sentences already embedded; none: $RDT_CACHE/text or ~/.cache/rdt/text
+    brighten_dark: bool = False  # dark pictures are made 1.75 times as bright, an option of the published code
     cameras: tuple[str, ...] = CAMERA_ROLES  # order in which their tokens stand
     image_history: int = 1  # frames per camera
     scaling: Literal["none", "min_max"] = "none"
@@ -56,6 +69,10 @@ class Scaling(nn.Module):
         for kind in ("state", "action"):
             self.register_buffer(f"{kind}_center", torch.zeros(NUM_SLOTS))
             self.register_buffer(f"{kind}_half_range", torch.ones(NUM_SLOTS))
+
+    @property
+    def device(self) -> torch.device:
+        return self.get_buffer("state_center").device
 
     def fit_min_max(self, kind: Kind, low: np.ndarray, high: np.ndarray, seen: np.ndarray) -> None:
         """Map [low, high] of each slot, all (128,), to [-1, 1]; slots that are not `seen` keep the identity."""
@@ -96,30 +113,44 @@ class ConditionEncoder(nn.Module):
             )
         self.config = config
         self.num_images = num_images
-        text_class = load_attribute("text encoder", config.text, TEXT_ENCODERS)
-        vision_class = load_attribute("vision encoder", config.vision, VISION_ENCODERS)
-        self.text = text_class(token_dim=lang_token_dim, max_tokens=max_lang_tokens)
-        self.vision = vision_class(token_dim=img_token_dim, tokens_per_image=img_cond_len // num_images)
+        self.text: TextEncoder = _make_text(config, token_dim=lang_token_dim, max_tokens=max_lang_tokens)
+        self.vision: VisionEncoder = _make_vision(
+            config, token_dim=img_token_dim, tokens_per_image=img_cond_len // num_images
+        )
         self.scaling = Scaling()
+        self._background: Tensor | None = None  # of a frozen encoder
+        if self.vision.frozen:  # the mean token of the background, 0 when not known yet: saved in the tower's place
+            self.register_buffer("vision_signature", torch.zeros(img_token_dim))
 
-    def collate(self, observations: Sequence[Observation | Conditions]) -> ObservationBatch:
-        """What robots see, or what training leaves of it, -> CPU tensors; missing pictures become background."""
-        size = self.vision.image_size
+    def collate(
+        self,
+        observations: Sequence[Observation | Conditions],
+        *,
+        resize_pictures: bool = True,
+        pad_text_to: int | None = None,
+    ) -> ObservationBatch:
+        """What robots see, or what training leaves of it, -> CPU tensors; missing pictures become background.
+
+        Without `resize_pictures`, `images` has no pixels, for a caller that brings features of its own. Language is
+        as long as its encoder makes it, or `pad_text_to` tokens.
+        """
+        size = self.vision.image_size if resize_pictures else 0
         images = np.full((len(observations), self.num_images, size, size, 3), BACKGROUND, dtype=np.uint8)
         image_mask = np.zeros((len(observations), self.num_images), dtype=bool)
         for row, observation in enumerate(observations):
-            for column, (role, age) in enumerate(self._image_order()):
-                frames = observation.images.get(role)
-                if frames is None or age >= len(frames) or not observation.image_masks[role][-1 - age]:
+            for column, frame in enumerate(self.collate_pictures(observation)):
+                if frame is None:
                     continue
-                images[row, column] = resize(pad_square(frames[-1 - age]), size, size)
                 image_mask[row, column] = True
+                if resize_pictures:
+                    frame = brighten_dark(frame) if self.config.brighten_dark else frame
+                    images[row, column] = resize(pad_square(frame), size, size)
         sentences = list(dict.fromkeys(o.instruction for o in observations))
-        text_ids, text_mask = self.text.tokenize(sentences)
+        text, text_mask = self.text.tokenize(sentences, pad_text_to)
         return ObservationBatch(
             images=torch.from_numpy(images),
             image_mask=torch.from_numpy(image_mask),
-            text_ids=text_ids,
+            text=text,
             text_mask=text_mask,
             text_index=torch.tensor([sentences.index(o.instruction) for o in observations]),
             state=torch.from_numpy(np.stack([o.state for o in observations])),
@@ -128,16 +159,56 @@ class ConditionEncoder(nn.Module):
             control_hz=torch.tensor([o.control_hz for o in observations], dtype=torch.float32),
         )
 
-    def forward(self, batch: ObservationBatch) -> Condition:
-        """Tokens and scaled vectors on the batch's device."""
-        pixels = batch.images.flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1
-        img_tokens = self.vision(pixels).view(len(batch.images), -1, self.vision.token_dim)
+    def collate_pictures(self, observation: Observation | Conditions) -> list[np.ndarray | None]:
+        """The raw frames (height, width, 3) in the network's order; None where one is missing, invalid or hidden."""
+        pictures: list[np.ndarray | None] = []
+        for role, age in self._image_order():
+            frames = observation.images.get(role)
+            there = frames is not None and age < len(frames) and observation.image_masks[role][-1 - age]
+            pictures.append(frames[-1 - age] if there else None)  # type: ignore[index]
+        return pictures
+
+    def to_square(self, images: UInt8[Tensor, "image height width 3"]) -> UInt8[Tensor, "image size size 3"]:
+        """Raw frames of one size as the vision encoder takes them, on their own device.
+
+        `collate` does it on the CPU, where Pillow is the reference; this is within two grey levels of it.
+        """
+        return pixels.to_square(images, self.vision.image_size, brighten=self.config.brighten_dark)
+
+    def encode_images(self, images: UInt8[Tensor, "image size size 3"]) -> Float[Tensor, "image token dim"]:
+        """Features of pictures one by one, in the vision encoder's own type."""
+        return self.vision(pixels.normalise(images, self.vision.mean, self.vision.std))
+
+    def background_features(self) -> Float[Tensor, "token dim"]:
+        """Features of the picture that stands for a missing one; of a frozen encoder worked out once a device.
+
+        Raises `ValueError` where a checkpoint was trained with another frozen encoder than the one on this machine.
+        """
+        device = self.scaling.device
+        if self._background is not None and self._background.device == device:
+            return self._background
+        size = self.vision.image_size
+        if not self.vision.frozen:
+            return self.encode_images(torch.full((1, size, size, 3), BACKGROUND, dtype=torch.uint8, device=device))[0]
+        with torch.inference_mode(False), torch.no_grad():  # training may use what an evaluation asked for first
+            picture = torch.full((1, size, size, 3), BACKGROUND, dtype=torch.uint8, device=device)
+            background = self.encode_images(picture)[0]
+            self._check_signature(background.float().mean(dim=0))
+        self._background = background
+        return background
+
+    def forward(
+        self, batch: ObservationBatch, image_features: Float[Tensor, "batch image token dim"] | None = None
+    ) -> Condition:
+        """Tokens and scaled vectors on the batch's device. Given features, the pictures are not looked at."""
+        if image_features is None:
+            image_features = self._image_features(batch.images, batch.image_mask)
         state = self.scaling.scale("state", batch.state, batch.state_present)
         return Condition(
-            lang_tokens=self.text(batch.text_ids, batch.text_mask),
+            lang_tokens=self.text(batch.text, batch.text_mask),
             lang_attn_mask=batch.text_mask,
             lang_index=batch.text_index,
-            img_tokens=img_tokens,
+            img_tokens=image_features.flatten(1, 2),
             state_tokens=state[:, None],
             action_mask=batch.slot_mask[:, None],
             ctrl_freqs=batch.control_hz,
@@ -155,10 +226,52 @@ class ConditionEncoder(nn.Module):
         """The network's space -> unified units."""
         return self.scaling.unscale("action", actions, mask)
 
+    def _image_features(
+        self, images: UInt8[Tensor, "batch image size size 3"], mask: Bool[Tensor, "batch image"]
+    ) -> Float[Tensor, "batch image token dim"]:
+        """Of every picture; a frozen encoder looks only at those that are there."""
+        if not self.vision.frozen:
+            return self.encode_images(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        background = self.background_features()
+        features = background.repeat(*images.shape[:2], 1, 1)
+        if mask.any():
+            features[mask] = self.encode_images(images[mask])
+        return features
+
+    def _check_signature(self, signature: Float[Tensor, " dim"]) -> None:
+        known = self.get_buffer("vision_signature")
+        if not known.any():
+            known.copy_(signature)
+        elif torch.cosine_similarity(known.float(), signature, dim=0) < SAME_TOWER:
+            raise ValueError(
+                f"the vision encoder here ({self.config.vision_path or self.config.vision!r}) is not the one that this "
+                "policy was trained with: it sees something else in a grey picture. Point condition.vision_path in "
+                "run.yaml, or RDT_MODELS, to the same one"
+            )
+
     def _image_order(self) -> list[tuple[str, int]]:
         """(camera role, age in frames) of each picture: oldest frame first, cameras in order within a frame."""
         ages = range(self.config.image_history - 1, -1, -1)
         return [(role, age) for age in ages for role in self.config.cameras]
+
+
+def _make_text(config: ConditionConfig, *, token_dim: int, max_tokens: int) -> TextEncoder:
+    encoder = load_attribute("text encoder", config.text, TEXT_ENCODERS)
+    return encoder.from_config(config, token_dim=token_dim, max_tokens=max_tokens)
+
+
+def _make_vision(config: ConditionConfig, *, token_dim: int, tokens_per_image: int) -> VisionEncoder:
+    name = "timm:NAME" if config.vision.startswith("timm:") else config.vision
+    encoder = load_attribute("vision encoder", name, VISION_ENCODERS)
+    vision = encoder.from_config(config, token_dim=token_dim, tokens_per_image=tokens_per_image)
+    made, read = (vision.tokens_per_image, vision.token_dim), (tokens_per_image, token_dim)
+    if made != read:
+        raise ValueError(
+            f"the vision encoder {config.vision!r} makes {made[0]} tokens of width {made[1]} from a picture, the "
+            f"network reads {read[0]} of width {read[1]} (img_cond_len / pictures, img_token_dim): choose the encoder, "
+            "the cameras and the image_history that the network was made for"
+        )
+    return vision
 
 
 def _present(observation: Observation | Conditions) -> np.ndarray:

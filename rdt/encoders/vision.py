@@ -1,15 +1,20 @@
-"""Vision encoders: pictures -> tokens. The small one below trains along with the policy.
+"""Vision encoders: pictures -> tokens. The small one below trains along with the policy; published ones are frozen.
 
-An encoder takes square RGB pictures already resized to its `image_size` and scaled to [-1, 1].
+An encoder takes square RGB pictures already resized to its `image_size` and normalised by its `mean` and `std`.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from rdt.encoders.pixels import Channels
+
+if TYPE_CHECKING:
+    from rdt.encoders.condition import ConditionConfig
 
 
 class VisionEncoder(Protocol):
@@ -18,9 +23,12 @@ class VisionEncoder(Protocol):
     image_size: int
     token_dim: int
     tokens_per_image: int
+    frozen: bool  # never trained: its features depend on the picture alone, and no checkpoint holds its weights
+    mean: Channels  # of pixels in [0, 1]: it reads (pixel - mean) / std
+    std: Channels
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(image, 3, image_size, image_size) in [-1, 1] -> (image, tokens_per_image, token_dim)."""
+        """(image, 3, image_size, image_size), normalised -> (image, tokens_per_image, token_dim)."""
         ...
 
 
@@ -45,6 +53,10 @@ class SpatialSoftmax(nn.Module):
     initial temperature matters: at 1 the keypoints of a small object average over the table
     (spec quickstart_sim.md section 4).
     """
+
+    frozen = False
+    mean: Channels = (0.5, 0.5, 0.5)
+    std: Channels = (0.5, 0.5, 0.5)
 
     def __init__(
         self,
@@ -71,6 +83,15 @@ class SpatialSoftmax(nn.Module):
         self.init_weights()
         self.to(memory_format=torch.channels_last)  # the faster convolution layout on CPUs and GPUs alike
 
+    @classmethod
+    def from_config(cls, config: ConditionConfig, *, token_dim: int, tokens_per_image: int) -> SpatialSoftmax:
+        """As many tokens, as wide, as the network wants."""
+        if config.vision_path:
+            raise ValueError(
+                "spatial_softmax has no files: remove condition.vision_path, or set condition.vision to siglip or timm:"
+            )
+        return cls(token_dim=token_dim, tokens_per_image=tokens_per_image)
+
     @torch.no_grad()
     def init_weights(self) -> None:
         """He normal weights, zero biases: with PyTorch's own, a moved cube would move a token by 0.0003 at first."""
@@ -85,5 +106,12 @@ class SpatialSoftmax(nn.Module):
         return self.readout(keypoints).view(-1, self.tokens_per_image, self.token_dim)
 
 
-VISION_ENCODERS = {"spatial_softmax": "rdt.encoders.vision:SpatialSoftmax"}
-"""Name in a config -> class; its constructor takes `token_dim` and `tokens_per_image`."""
+VISION_ENCODERS = {
+    "spatial_softmax": "rdt.encoders.vision:SpatialSoftmax",
+    "siglip": "rdt.encoders.siglip:SiglipVision",
+    "timm:NAME": "rdt.encoders.timm_vision:TimmVision",
+}
+"""Name in a config -> class with `from_config(config, token_dim=, tokens_per_image=)`: what the network reads.
+
+After `timm:` stands the name of a backbone.
+"""

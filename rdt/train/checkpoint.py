@@ -2,6 +2,7 @@
 
     config.json, pytorch_model.bin   the network in the released format (`rdt/model/released.py`)
     condition.safetensors            encoders that trained along, and the scaling of the unified vector
+    instructions.safetensors         embeddings of the sentences of the training data, where the text encoder is frozen
     run.yaml                         resolved training config
     robot.yaml                       embodiment
     statistics.json                  per-slot statistics of the training data
@@ -27,6 +28,8 @@ from safetensors.torch import save as safetensors_bytes
 from data_pipeline.atomic import atomic_folder
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import read_yaml
+from rdt.encoders.t5 import CachedT5
+from rdt.encoders.text_cache import embeddings_bytes, read_embeddings
 from rdt.model.released import load_released, save_released
 from rdt.train.config import TrainConfig, config_from_dict, dump_config
 from rdt.visuomotor import VisuomotorPolicy
@@ -54,6 +57,9 @@ def save_checkpoint(
         save_released(model.policy, temporary)
         tensors = {name: t.detach().cpu().contiguous() for name, t in model.condition.state_dict().items()}
         (temporary / "condition.safetensors").write_bytes(safetensors_bytes(tensors))
+        if isinstance(model.condition.text, CachedT5):
+            known = embeddings_bytes(model.condition.text.embeddings)
+            (temporary / "instructions.safetensors").write_bytes(known)
         (temporary / "run.yaml").write_text(dump_config(config), encoding="utf-8")
         (temporary / "robot.yaml").write_text(yaml.safe_dump(robot.to_dict(), sort_keys=False), encoding="utf-8")
         (temporary / "statistics.json").write_text(json.dumps(statistics, indent=1), encoding="utf-8")
@@ -79,6 +85,8 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> C
         model.condition.load_state_dict(load_file(folder / "condition.safetensors"))
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{folder / 'condition.safetensors'} does not fit run.yaml: {error}") from None
+    if isinstance(model.condition.text, CachedT5) and (folder / "instructions.safetensors").is_file():
+        model.condition.text.add(read_embeddings(folder / "instructions.safetensors"))
     return Checkpoint(
         model=model.to(device).eval(),
         robot=Embodiment.from_yaml(folder / "robot.yaml"),
