@@ -1,11 +1,13 @@
 """From an observation to an action chunk: the one place where the network runs for a robot.
 
-The same code serves a single robot and many simulated ones side by side. Eager for now, on any device.
+On a GPU everything has a fixed shape: the vision encoder, the projection of the condition to keys and values, and
+the whole denoising loop are CUDA graphs, captured in `warm_up` before the first request. On a CPU, and for batch
+sizes that were not announced, the same code runs eagerly. Serves one robot, or many simulated ones side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.layout import NUM_SLOTS
 from data_pipeline.schema.types import ActionChunk, Observation
-from rdt.batch import Condition
+from deploy.capture import LANGUAGE_BUCKETS, StaticSampler
+from deploy.picture_memory import PictureMemory
+from deploy.quantization import GATE, GateReport, Quantization, quantize_weights
+from deploy.stage_times import StageTimes
+from rdt.batch import Condition, to_device
 from rdt.model.policy import RDTPolicy
 from rdt.random import SampleGenerator
 from rdt.train.checkpoint import Checkpoint, load_checkpoint
 from rdt.visuomotor import VisuomotorPolicy
+
+LARGE = 50_000_000
+"""Parameters from which on a policy runs in bfloat16 on a GPU unless told otherwise."""
 
 
 class InferenceEngine:
@@ -34,18 +44,48 @@ class InferenceEngine:
         policy_or_checkpoint: RDTPolicy | Checkpoint | str | Path,
         device: str | torch.device = "cpu",
         seed: int = 0,
+        *,
+        dtype: torch.dtype | None = None,
+        capture: bool | None = None,
+        compile_backend: str | None = None,
+        quantization: Quantization | None = None,
+        gate: float = GATE,
     ) -> None:
-        """Take a policy, a loaded checkpoint or the path of one; `seed` fixes the sampling noise of `predict`."""
+        """Take a policy, a loaded checkpoint or the path of one, and make it ready for the first request.
+
+        `seed` fixes the sampling noise of `predict`. `dtype` is the network's: by default bfloat16 for a large
+        network on a GPU, else that of the weights. `capture` (default: on a GPU) makes `warm_up` record CUDA graphs,
+        here for batch 1. `compile_backend` ("inductor") puts the blocks through `torch.compile`: half a minute at the start.
+        `quantization` stores the blocks in eight bits; raises `QualityError` where actions change more than `gate`.
+        """
+        self.device = torch.device(device)
         self._noise = SampleGenerator(seed)
         self._num_calls = 0
         self._checkpoint: Checkpoint | None = None
         if isinstance(policy_or_checkpoint, RDTPolicy):
-            self.policy = policy_or_checkpoint.to(device).eval()
-            return
-        if not isinstance(policy_or_checkpoint, Checkpoint):
-            policy_or_checkpoint = load_checkpoint(policy_or_checkpoint, device)
-        self._checkpoint = policy_or_checkpoint
-        self.policy = policy_or_checkpoint.model.to(device).eval().policy
+            self.policy = policy_or_checkpoint
+        else:
+            if not isinstance(policy_or_checkpoint, Checkpoint):
+                policy_or_checkpoint = load_checkpoint(policy_or_checkpoint)
+            self._checkpoint = policy_or_checkpoint
+            self.policy = policy_or_checkpoint.model.to(self.device).eval().policy
+        if dtype is None and self.device.type == "cuda" and _num_parameters(self.policy) >= LARGE:
+            dtype = torch.bfloat16
+        self.policy.to(self.device, dtype).eval()
+        self._capture = self.device.type == "cuda" if capture is None else capture
+        if self._capture and self.device.type != "cuda":
+            raise ValueError(f"CUDA graphs were asked for on device {str(self.device)!r}: leave `capture` out")
+        self._times = StageTimes(self.device)
+        self._samplers: dict[int, StaticSampler] = {}
+        self._pictures = PictureMemory(self.model.condition, self.device) if self._checkpoint else None
+        self.gate_report: GateReport | None = None
+        if compile_backend is not None:
+            for block in self.policy.model.blocks:
+                block.compile(backend=compile_backend, dynamic=False)
+        if quantization is not None:
+            self.gate_report = quantize_weights(self.policy, quantization, self._gate_chunks, gate)
+        if self._capture:
+            self.warm_up()
 
     @property
     def model(self) -> VisuomotorPolicy:
@@ -72,30 +112,128 @@ class InferenceEngine:
         """Frames per camera that the policy looks at."""
         return self.model.condition.config.image_history
 
+    @torch.inference_mode()
+    def warm_up(self, batch_sizes: Iterable[int] = (1,), language_buckets: Sequence[int] = LANGUAGE_BUCKETS) -> None:
+        """Make the first request as fast as the hundredth, for these batch sizes and language lengths.
+
+        Allocates their buffers and, on a GPU, captures their graphs: seconds. Other sizes run eagerly.
+        """
+        for batch in batch_sizes:
+            self._samplers[batch] = StaticSampler(self.policy, batch, language_buckets, capture=self._capture)
+        if self._pictures is not None:
+            if self._capture:
+                self._pictures.capture({len(self.cameras), len(self.cameras) * self.image_history} - {0})
+            num_calls = self._num_calls
+            self.predict(self.example_observation())
+            self._num_calls = num_calls
+        self._times.clear()
+
+    def timings(self) -> Mapping[str, Mapping[str, float]]:
+        """Milliseconds of the latest `predict` calls: decode, encode, project, denoise, copy, total -> p50, p99."""
+        return self._times.summary()
+
     def predict(self, observation: Observation) -> ActionChunk:
-        """One observation -> one chunk; each call draws fresh noise."""
+        """One observation -> one chunk, from fresh noise; frames of the call before are not encoded again."""
+        model, memory = self.model, self._pictures
+        assert memory is not None
         self._num_calls += 1
-        return self.predict_batch([observation], [self._num_calls])[0]
+        with torch.inference_mode():
+            self._times.start()
+            batch = to_device(model.condition.collate([observation], resize_pictures=False), self.device)
+            pictures = memory.prepare(observation)
+            self._times.mark("decode")
+            condition = model.condition(batch, memory.features(pictures))
+            noise = self._draw([self._num_calls])
+            self._times.mark("encode")
+            actions = self._sample(condition, model.place_noise(noise, condition.action_mask))
+            actions = model.condition.unscale_actions(actions, condition.action_mask).cpu()
+            self._times.mark("copy")
+            self._times.finish()
+        return self._chunk(observation, actions[0].float().numpy())
 
     def predict_batch(self, observations: Sequence[Observation], noise_keys: Sequence[int]) -> list[ActionChunk]:
         """Chunks of independent observations in one pass; equal keys draw equal noise, whatever the batch."""
-        batch = self.model.observe(observations)
-        keys = torch.tensor(noise_keys, device=self.model.device)
-        noise = self._noise.normal(keys, (self.horizon, batch.state.shape[1]), "sampling noise")
-        actions = self.model.sample_actions(batch, noise).cpu().numpy().astype(np.float32)
-        return [self._chunk(observation, rows) for observation, rows in zip(observations, actions, strict=True)]
+        model = self.model
+        with torch.inference_mode():
+            condition = model.condition(model.observe(observations))
+            noise = model.place_noise(self._draw(noise_keys), condition.action_mask)
+            actions = model.condition.unscale_actions(self._sample(condition, noise), condition.action_mask)
+            rows = actions.float().cpu().numpy()
+        return [self._chunk(observation, row) for observation, row in zip(observations, rows, strict=True)]
 
     def sample(
         self, condition: Condition, noise: Float[Tensor, "batch horizon slot"] | None = None
     ) -> Float[Tensor, "batch horizon slot"]:
         """The denoising loop alone, in the network's scaled space; equals `RDTPolicy.predict_action`."""
         with torch.inference_mode():
+            condition = to_device(condition, self.device)
             if noise is None:
                 shape = (len(condition.state_tokens), self.horizon, self.policy.config.action_dim)
-                noise = torch.randn(shape, device=self.policy.device)
+                noise = torch.randn(shape, device=self.device)
                 if self._checkpoint:
                     noise = self.model.place_noise(noise, condition.action_mask)
-            return self.policy.predict_action(**vars(condition), noise=noise)
+            return self._sample(condition, noise.to(self.device)).clone()
+
+    def example_observation(self) -> Observation:
+        """A valid observation of the policy's robot: all joints at 0, all cameras present."""
+        model, robot = self.model, self.robot
+        size = model.condition.vision.image_size
+        rng = np.random.default_rng(0)
+        shape = (self.image_history, size, size, 3)
+        return Observation(
+            state=np.zeros(NUM_SLOTS, dtype=np.float32),
+            state_mask=robot.mask,
+            images={role: rng.integers(0, 256, shape, dtype=np.uint8) for role in self.cameras},
+            image_masks={role: np.ones(self.image_history, dtype=bool) for role in self.cameras},
+            instruction="",
+            control_hz=robot.rate_hz,
+            stamp_ns=0,
+        )
+
+    def _sample(
+        self, condition: Condition, noise: Float[Tensor, "batch horizon slot"]
+    ) -> Float[Tensor, "batch horizon slot"]:
+        """Actions, which the next call may overwrite; captured where this size was announced."""
+        sampler = self._samplers.get(len(noise))
+        if sampler is not None and sampler.bucket_for(condition.lang_tokens.shape[1]) is not None:
+            sampler.project(condition)
+            self._times.mark("project")
+            actions = sampler.denoise(noise)
+        else:
+            encoded = self.policy.encode_condition(**vars(condition))
+            self._times.mark("project")
+            actions = self.policy.sample(encoded, noise.float())
+        self._times.mark("denoise")
+        return actions
+
+    def _draw(self, keys: Sequence[int]) -> Float[Tensor, "batch horizon slot"]:
+        shape = (self.horizon, self.policy.config.action_dim)
+        return self._noise.normal(torch.tensor(keys), shape, "sampling noise").to(self.device)
+
+    def _gate_chunks(self) -> list[Float[Tensor, "batch horizon slot"]]:
+        """What the quality gate compares: chunks from fixed noise, of made-up tokens for a bare policy."""
+        config = self.policy.config
+        generator = torch.Generator().manual_seed(0)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator).to(self.device)
+
+        if self._checkpoint:
+            model = self.model
+            condition = model.condition(model.observe([self.example_observation()] * 4))
+            noise = model.place_noise(normal(4, self.horizon, config.action_dim), condition.action_mask)
+            return [self.policy.predict_action(**vars(condition), noise=noise)]
+        return [
+            self.policy.predict_action(
+                lang_tokens=normal(4, min(32, config.max_lang_cond_len), config.lang_token_dim),
+                lang_attn_mask=None,
+                img_tokens=normal(4, config.img_cond_len, config.img_token_dim),
+                state_tokens=normal(4, 1, config.state_token_dim),
+                action_mask=torch.ones(4, 1, config.action_dim, device=self.device),
+                ctrl_freqs=torch.full((4,), 25.0, device=self.device),
+                noise=normal(4, self.horizon, config.action_dim),
+            )
+        ]
 
     def _loaded(self) -> Checkpoint:
         if self._checkpoint is None:
@@ -110,3 +248,7 @@ class InferenceEngine:
             actions=actions,
             mask=observation.state_mask,
         )
+
+
+def _num_parameters(policy: RDTPolicy) -> int:
+    return sum(parameter.numel() for parameter in policy.parameters())

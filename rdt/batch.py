@@ -7,7 +7,7 @@ Batch              an ObservationBatch and the actions that should follow it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import TypeVar
 
 import torch
@@ -22,7 +22,11 @@ def to_device(batch: T, device: torch.device | str) -> T:
     moved = {}
     for f in fields(batch):  # type: ignore[arg-type]
         value = getattr(batch, f.name)
-        moved[f.name] = value.to(device) if isinstance(value, Tensor) else to_device(value, device)
+        if isinstance(value, Tensor):
+            value = value.to(device)
+        elif is_dataclass(value):
+            value = to_device(value, device)
+        moved[f.name] = value
     return type(batch)(**moved)
 
 
@@ -49,11 +53,11 @@ class Condition:
 
     lang_tokens: Float[Tensor, "instruction token lang_dim"]
     lang_attn_mask: Bool[Tensor, "instruction token"]
-    lang_index: Int[Tensor, " batch"]  # row of language that each sample reads
     img_tokens: Float[Tensor, "batch patch img_dim"]
     state_tokens: Float[Tensor, "batch 1 slot"]  # scaled
     action_mask: Float[Tensor, "batch 1 slot"]
     ctrl_freqs: Float[Tensor, " batch"]
+    lang_index: Int[Tensor, " batch"] | None = None  # row of language that each sample reads; None: its own
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     Observation --collate--> ObservationBatch --forward--> Condition        (pixels, words -> tokens; state scaled)
     actions     --scale_actions--> network space --unscale_actions--> ActionChunk
 
-A real-time engine takes the same road in steps: `collate_pictures`, `to_square` on its own device, `encode_images`
+A real-time engine takes the same road in steps: `collate_pictures`, `square` on its own device, `encode_images`
 for the new frames alone, `background_features` for what is missing, and `forward` with features that it kept.
 
 Scaling of the unified vector lives only here, with its inverse beside it. RDT's own rule is `none`: SI units,
@@ -143,8 +143,7 @@ class ConditionEncoder(nn.Module):
                     continue
                 image_mask[row, column] = True
                 if resize_pictures:
-                    frame = brighten_dark(frame) if self.config.brighten_dark else frame
-                    images[row, column] = resize(pad_square(frame), size, size)
+                    images[row, column] = self._square_by_pillow(frame)
         sentences = list(dict.fromkeys(o.instruction for o in observations))
         text, text_mask = self.text.tokenize(sentences, pad_text_to)
         return ObservationBatch(
@@ -168,12 +167,15 @@ class ConditionEncoder(nn.Module):
             pictures.append(frames[-1 - age] if there else None)  # type: ignore[index]
         return pictures
 
-    def to_square(self, images: UInt8[Tensor, "image height width 3"]) -> UInt8[Tensor, "image size size 3"]:
-        """Raw frames of one size as the vision encoder takes them, on their own device.
+    def square(self, frame: np.ndarray, device: torch.device) -> UInt8[Tensor, "size size 3"]:
+        """One raw frame (height, width, 3) as the vision encoder takes it, on `device`.
 
-        `collate` does it on the CPU, where Pillow is the reference; this is within two grey levels of it.
+        On a CPU as `collate` does it, by Pillow, the reference; on a GPU there, within two grey levels of that.
         """
-        return pixels.to_square(images, self.vision.image_size, brighten=self.config.brighten_dark)
+        if device.type == "cpu":
+            return torch.from_numpy(self._square_by_pillow(frame))
+        images = torch.from_numpy(np.ascontiguousarray(frame)).to(device)[None]
+        return pixels.to_square(images, self.vision.image_size, brighten=self.config.brighten_dark)[0]
 
     def encode_images(self, images: UInt8[Tensor, "image size size 3"]) -> Float[Tensor, "image token dim"]:
         """Features of pictures one by one, in the vision encoder's own type."""
@@ -237,6 +239,10 @@ class ConditionEncoder(nn.Module):
         if mask.any():
             features[mask] = self.encode_images(images[mask])
         return features
+
+    def _square_by_pillow(self, frame: np.ndarray) -> np.ndarray:
+        frame = brighten_dark(frame) if self.config.brighten_dark else frame
+        return resize(pad_square(frame), self.vision.image_size, self.vision.image_size)
 
     def _check_signature(self, signature: Float[Tensor, " dim"]) -> None:
         known = self.get_buffer("vision_signature")
