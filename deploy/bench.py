@@ -5,92 +5,95 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from data_pipeline.atomic import write_json
-from data_pipeline.schema.embodiment import Embodiment
-from data_pipeline.schema.registry import find_config
-from data_pipeline.schema.types import Observation
-from deploy.device import choose_device
-from rdt.encoders.condition import ConditionConfig
-from rdt.model.presets import PRESETS
-from rdt.visuomotor import VisuomotorPolicy
+from data_pipeline.schema.registry import load_attribute
 
-PRESET = "rdt_tiny"
-WARM_UP = 10
-REPEATS = 100
+BENCHES = {"infer": "deploy.bench_infer:bench"}
+"""Word after `rdt bench` -> function of the parsed arguments that prints its table and returns the figures."""
+
+MIN_REPEATS, MAX_REPEATS = 3, 100
 
 
 def command(args: argparse.Namespace) -> None:
-    figures = bench_infer(choose_device(args.device))
-    for name, value in figures.items():
-        print(f"{name:36s} {value:.3f}" if isinstance(value, float) else f"{name:36s} {value}")
+    figures = load_attribute("benchmark", args.bench_command, BENCHES)(args)
     if args.json:
         write_json(args.json, figures)
 
 
-def bench_infer(device: torch.device) -> dict[str, str | int | float]:
-    """One observation to one chunk, against re-encoding the condition at every denoising step."""
-    torch.manual_seed(0)
-    robot = Embodiment.from_yaml(find_config("robots", "sim_bimanual"))
-    model = VisuomotorPolicy(PRESETS[PRESET], ConditionConfig(cameras=("external",))).to(device).eval()
-    observation = _example_observation(robot, model.condition.vision.image_size)
-    policy = model.policy
-    noise = torch.randn(1, model.horizon, policy.config.action_dim, device=device)
+@dataclass(frozen=True)
+class Timing:
+    """Wall milliseconds of repeated calls, the device waited for; warm-up calls are not counted."""
 
-    def whole() -> None:
-        model.sample_actions(model.observe([observation]), noise)
+    milliseconds: np.ndarray
 
-    with torch.inference_mode():
-        condition = model.condition(model.observe([observation]))
+    @property
+    def p50(self) -> float:
+        return float(np.percentile(self.milliseconds, 50))
 
-    def denoise_cached() -> None:
-        policy.predict_action(**vars(condition), noise=noise)
+    @property
+    def p99(self) -> float:
+        return float(np.percentile(self.milliseconds, 99))
 
-    @torch.inference_mode()
-    def denoise_plain() -> None:
-        timesteps = torch.zeros(1, dtype=torch.long, device=device)
-        for _ in range(policy.config.num_inference_timesteps):
-            policy(noise, timesteps, **vars(condition))
-
-    plain = _milliseconds(denoise_plain, device)
-    cached = _milliseconds(denoise_cached, device)
-    total = _milliseconds(whole, device)
-    return {
-        "preset": PRESET,
-        "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
-        "threads": torch.get_num_threads(),
-        "observation to chunk p50 [ms]": float(np.percentile(total, 50)),
-        "observation to chunk p99 [ms]": float(np.percentile(total, 99)),
-        "denoising p50 [ms]": float(np.percentile(cached, 50)),
-        "plain denoising p50 [ms]": float(np.percentile(plain, 50)),
-        "plain / cached conditions": float(np.percentile(plain, 50) / np.percentile(cached, 50)),
-    }
+    def __str__(self) -> str:
+        return f"p50 {self.p50:9.2f}   p99 {self.p99:9.2f} ms   ({len(self.milliseconds)} calls)"
 
 
-def _milliseconds(call: Callable[[], None], device: torch.device) -> np.ndarray:
-    """Wall time of `REPEATS` calls after `WARM_UP` that are not counted."""
-    times = []
-    for _ in range(WARM_UP + REPEATS):
-        started = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(1e3 * (time.perf_counter() - started))
-    return np.array(times[WARM_UP:])
+def measure(
+    call: Callable[[], object], device: torch.device, budget_s: float = 10.0, *, warm_up: bool = True
+) -> Timing:
+    """Repeat `call` for about `budget_s` seconds, at least 3 and at most 100 times.
+
+    With `warm_up`, one call before, or several where they are short, is not counted.
+    """
+    if warm_up:
+        first = _once(call, device)
+        for _ in range(5 if 100 * first < 1e3 * budget_s else 0):
+            _once(call, device)
+    milliseconds: list[float] = []
+    until = time.perf_counter() + budget_s
+    while len(milliseconds) < MIN_REPEATS or (time.perf_counter() < until and len(milliseconds) < MAX_REPEATS):
+        milliseconds.append(_once(call, device))
+    return Timing(np.array(milliseconds))
 
 
-def _example_observation(robot: Embodiment, image_size: int) -> Observation:
-    rng = np.random.default_rng(0)
-    state, mask = robot.to_unified(rng.uniform(0, 1, robot.num_native))
-    return Observation(
-        state=state,
-        state_mask=mask,
-        images={"external": rng.integers(0, 256, (1, image_size, image_size, 3), dtype=np.uint8)},
-        image_masks={"external": np.array([True])},
-        instruction="hand the red cube over from right to left",
-        control_hz=robot.rate_hz,
-        stamp_ns=0,
-    )
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What this device reaches in one large operation of each kind; floors are stated against it."""
+
+    flops: float  # operations a second of a matrix product
+    bandwidth: float  # bytes a second of a copy, read and written both counted
+
+    def milliseconds(self, flops: float, num_bytes: float) -> float:
+        """Least time for so much arithmetic and memory traffic, whichever takes longer."""
+        return 1e3 * max(flops / self.flops, num_bytes / self.bandwidth)
+
+
+@torch.inference_mode()
+def measure_peak(device: torch.device, dtype: torch.dtype) -> Peak:
+    """The best of a few large matrix products and copies."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    source = torch.zeros(2**30 if device.type == "cuda" else 2**28, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    product = measure(lambda: a @ b, device, budget_s=1.0).milliseconds.min()
+    copy = measure(lambda: target.copy_(source), device, budget_s=1.0).milliseconds.min()
+    return Peak(flops=2e3 * size**3 / product, bandwidth=2e3 * source.numel() / copy)
+
+
+def _once(call: Callable[[], object], device: torch.device) -> float:
+    started = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return 1e3 * (time.perf_counter() - started)

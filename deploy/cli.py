@@ -73,7 +73,20 @@ def build_parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="speed, as ratios to a baseline measured in the same run")
     bench_commands = bench.add_subparsers(dest="bench_command", metavar="WHAT", required=True)
-    infer = bench_commands.add_parser("infer", help="one inference of the quick start's policy, random weights")
+    infer = bench_commands.add_parser(
+        "infer", help="one chunk at full size: the naive road against the engine, each stage, memory, the floor"
+    )
+    infer.add_argument(
+        "--size", choices=["tiny", "170m", "1b"], default="tiny", help="tiny is the quick start's policy"
+    )
+    infer.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the network")
+    infer.add_argument("--compile", action="store_true", help="put the blocks through torch.compile")
+    infer.add_argument("--quantize", choices=["int8", "fp8"], help="eight-bit weights, behind the quality gate")
+    infer.add_argument(
+        "--vision",
+        action=argparse.BooleanOptionalAction,
+        help="from pictures to chunk too, with SigLIP so400m; by default on a GPU, and for tiny its own encoder",
+    )
     infer.add_argument("--json", metavar="FILE", help="write the figures there too")
     _add_device(infer)
 

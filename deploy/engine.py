@@ -55,7 +55,7 @@ class InferenceEngine:
 
         `seed` fixes the sampling noise of `predict`. `dtype` is the network's: by default bfloat16 for a large
         network on a GPU, else that of the weights. `capture` (default: on a GPU) makes `warm_up` record CUDA graphs,
-        here for batch 1. `compile_backend` ("inductor") puts the blocks through `torch.compile`: half a minute at the start.
+        here for batch 1. `compile_backend` ("inductor") puts the blocks through `torch.compile`: half a minute.
         `quantization` stores the blocks in eight bits; raises `QualityError` where actions change more than `gate`.
         """
         self.device = torch.device(device)
@@ -126,6 +126,14 @@ class InferenceEngine:
             num_calls = self._num_calls
             self.predict(self.example_observation())
             self._num_calls = num_calls
+        self._times.clear()
+
+    def sampler(self, batch: int) -> StaticSampler:
+        """What `warm_up` made for an announced batch size, for measurements."""
+        return self._samplers[batch]
+
+    def forget_timings(self) -> None:
+        """Start the percentiles of `timings` anew."""
         self._times.clear()
 
     def timings(self) -> Mapping[str, Mapping[str, float]]:

@@ -23,6 +23,14 @@ def load_siglip(folder: Path, dtype: torch.dtype) -> nn.Module:
     return _load(SiglipVisionModel, folder, dtype, config=config)
 
 
+def save_random_siglip(folder: Path, sizes: dict[str, Any]) -> None:
+    """A vision tower of these sizes with random weights, in files that `load_siglip` reads: for benchmarks."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    config = SiglipVisionConfig(**sizes, vision_use_head=False, dtype="bfloat16")
+    SiglipVisionModel(config).bfloat16().save_pretrained(folder)
+
+
 def load_t5(folder: Path, dtype: torch.dtype) -> nn.Module:
     """The encoder of a T5, from its own files or those of the whole network, weight by weight: the decoder is as
     large again, and float32 twice as large as bfloat16.
