@@ -150,7 +150,8 @@ def embed(folder: Path, sentences: Sequence[str], device: str = "auto") -> Itera
     Sentences of one length go together, so that no padding is ever computed. Raises `ValueError` for a sentence of
     more than 1024 tokens, before the network is read.
     """
-    check_installed("the T5 text encoder", ["transformers", "sentencepiece"])
+    own = [] if (folder / "tokenizer.json").is_file() else ["sentencepiece", "google.protobuf"]
+    check_installed("the T5 text encoder", ["transformers", *own])
     tokenizer = load_tokenizer(folder)
     by_length: dict[int, list[tuple[str, list[int]]]] = {}
     with quiet():

@@ -84,7 +84,8 @@ class TextCache:
 def embeddings_bytes(embeddings: Mapping[str, Embedding]) -> bytes:
     """A safetensors file: tensors by number, sentences in the metadata by the same numbers."""
     tensors = {str(i): e.detach().cpu().contiguous() for i, e in enumerate(embeddings.values())}
-    return safetensors_bytes(tensors, metadata={str(i): sentence for i, sentence in enumerate(embeddings)})
+    sentences = {str(i): sentence for i, sentence in enumerate(embeddings)}
+    return safetensors_bytes(tensors, metadata=sentences or None)  # it cannot read back an empty mapping
 
 
 def read_embeddings(path: str | Path) -> dict[str, Embedding]:

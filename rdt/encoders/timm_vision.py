@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from data_pipeline.schema.registry import unknown_name
@@ -65,10 +67,10 @@ class TimmVision(nn.Module):
         return self._tower(_tokens, pixels)
 
 
-def _create(backbone: str, **options) -> nn.Module:
+def _create(backbone: str) -> nn.Module:
     import timm
 
-    return timm.create_model(backbone, num_classes=0, **options).eval()
+    return timm.create_model(backbone, num_classes=0).eval()
 
 
 def _data_config(network: nn.Module) -> dict:
@@ -78,9 +80,18 @@ def _data_config(network: nn.Module) -> dict:
 
 
 def _load(backbone: str, weights: Path, dtype: torch.dtype) -> nn.Module:
+    """timm's own loading leaves at random what a file lacks; here that is an error. A classifier is passed by."""
+    from timm.models import load_state_dict
+
+    network = _create(backbone)
+    # each family keeps beside it what brings older and foreign files into its form
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     try:
-        network = _create(backbone, pretrained=True, pretrained_cfg_overlay={"file": str(weights)})
-    except RuntimeError as error:
+        state = load_state_dict(str(weights), device="cpu", weights_only=True)
+        lost = network.load_state_dict(convert(state, network) if convert else state, strict=False).missing_keys
+        if lost:
+            raise RuntimeError(f"it lacks {', '.join(lost[:4])}")
+    except (RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{weights} does not hold the weights of timm's {backbone!r}: {reason}") from None
     return network.to(dtype)

@@ -1,5 +1,6 @@
 """Run: pytest tests/rdt/encoders/test_text.py"""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,18 @@ def test_case_and_punctuation_do_not_matter():
     encoder = HashedBigrams()
     ids, _ = encoder.tokenize(["Hand the cube over.", "hand the cube, over"])
     assert (ids[0] == ids[1]).all()
+
+
+def test_ids_are_padded_to_the_limit_or_as_asked():
+    encoder = HashedBigrams(token_dim=4, max_tokens=8)
+    ids, mask = encoder.tokenize(["", "pick the cube"])
+    fewer, fewer_mask = encoder.tokenize(["", "pick the cube"], pad_to=5)
+    assert fewer.shape == (2, 5)
+    assert torch.equal(fewer, ids[:, :5])
+    assert torch.equal(fewer_mask, mask[:, :5])
+    for pad_to in (3, 9):
+        with pytest.raises(ValueError, match=f"of up to 4 tokens cannot be padded to {pad_to}"):
+            encoder.tokenize(["pick the cube"], pad_to=pad_to)
 
 
 def test_padding_has_no_embedding():

@@ -1,9 +1,20 @@
 """Run: pytest tests/rdt/train/test_checkpoint.py"""
 
+import dataclasses
+import shutil
+
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from data_pipeline.schema.types import Observation
+from rdt.encoders.condition import ConditionConfig
+from rdt.model.presets import PRESETS
 from rdt.train.checkpoint import load_checkpoint, load_trainer_state, save_checkpoint
+from rdt.train.ema import averaged
+from rdt.visuomotor import VisuomotorPolicy
+from tests.published import SIGLIP_TOKENS, T5_WIDTH, make_siglip, make_t5
 
 
 @pytest.fixture
@@ -63,3 +74,80 @@ def test_a_damaged_file_is_named(saved):
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(ValueError, match="is not a checkpoint"):
         load_checkpoint(tmp_path / "nowhere")
+
+
+@pytest.fixture
+def published(tmp_path, train_config):
+    """A policy that looks through a tiny SigLIP and reads a tiny T5, and its config."""
+    config = ConditionConfig(
+        vision="siglip",
+        vision_path=str(make_siglip(tmp_path / "siglip")),
+        text="t5",
+        text_path=str(make_t5(tmp_path / "t5")),
+        text_cache=str(tmp_path / "cache"),
+        cameras=("external",),
+    )
+    sizes = dataclasses.replace(
+        PRESETS["rdt_tiny"],
+        hidden_size=32,
+        depth=2,
+        num_heads=2,
+        pred_horizon=4,
+        lang_token_dim=T5_WIDTH,
+        img_token_dim=32,
+        img_cond_len=SIGLIP_TOKENS,
+        max_lang_cond_len=32,
+        lang_pos_embed_config=(("lang", -32),),
+    )
+    torch.manual_seed(0)
+    model = VisuomotorPolicy(sizes, config)
+    with torch.no_grad():
+        model.policy.model.final_layer.ffn_final.fc2.weight.normal_()  # 0 at first: it would say nothing
+    return model, dataclasses.replace(train_config, condition=config)
+
+
+def observation(robot, instruction: str) -> Observation:
+    state, mask = robot.to_unified(np.full(robot.num_native, 0.2))
+    picture = np.random.default_rng(0).integers(0, 256, (1, 40, 30, 3), dtype=np.uint8)
+    return Observation(
+        state=state,
+        state_mask=mask,
+        images={"external": picture},
+        image_masks={"external": np.array([True])},
+        instruction=instruction,
+        control_hz=robot.rate_hz,
+        stamp_ns=0,
+    )
+
+
+def test_a_policy_with_published_encoders_serves_without_t5(published, robot, tmp_path):
+    model, config = published
+    model.condition.text.prepare(["", "pick up the cup"])
+    noise = torch.randn(1, 4, 128)
+    expected = model.sample_actions(model.observe([observation(robot, "pick up the cup")]), noise)
+    save_checkpoint(tmp_path / "ck", model, robot, config, {}, {"step": 1})
+    assert all(name.split(".")[0] in ("scaling", "vision_signature") for name in _tensors(tmp_path / "ck"))
+    shutil.rmtree(tmp_path / "t5")
+    shutil.rmtree(tmp_path / "cache")
+    loaded = load_checkpoint(tmp_path / "ck").model
+    actions = loaded.sample_actions(loaded.observe([observation(robot, "pick up the cup")]), noise)
+    assert torch.equal(actions, expected)
+    assert actions.any()
+    with pytest.raises(ValueError, match="no embedding of the instruction 'press it'"):
+        loaded.observe([observation(robot, "press it")])
+
+
+def test_an_average_of_a_policy_with_published_encoders_is_saved_alike(published, robot, tmp_path):
+    model, config = published
+    average = averaged(model, 0.9)
+    model.sample_actions(model.observe([observation(robot, "pick up the cup")]), torch.randn(1, 4, 128))
+    average.update_parameters(model)
+    save_checkpoint(tmp_path / "ck", average.module, robot, config, {}, {"step": 1})
+    loaded = load_checkpoint(tmp_path / "ck").model
+    assert set(loaded.condition.text.embeddings) == {"pick up the cup"}
+    assert torch.equal(loaded.condition.vision_signature, model.condition.vision_signature)
+    assert loaded.condition.vision_signature.any()
+
+
+def _tensors(folder) -> set[str]:
+    return set(load_file(folder / "condition.safetensors"))
