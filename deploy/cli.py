@@ -58,6 +58,15 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--episodes", type=_positive, default=50, metavar="N", help="episodes of each task")
     evaluate.add_argument("--seed", type=_seed, default=0, metavar="S", help="picks scenes never used in training")
     evaluate.add_argument("--out", required=True, metavar="DIR", help="folder for report.json and rollouts/")
+    evaluate.add_argument(
+        "--sampler",
+        default="dpm_solver++",
+        metavar="NAME",
+        help="dpm_solver++ (as published), ddim, ddpm, or the class name of a diffusers scheduler",
+    )
+    evaluate.add_argument(
+        "--sampling-steps", type=_positive, metavar="N", help="denoising steps; else the checkpoint's"
+    )
     _add_device(evaluate)
 
     robot = commands.add_parser("robot", help="what a robot YAML says")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from data_pipeline.atomic import check_writable, remove_leftovers, write_json
@@ -28,6 +29,8 @@ from deploy.loop import LoopSettings
 from deploy.rollout import Outcome, Trial, run_trials
 from deploy.video import find_ffmpeg
 from deploy.workers import num_workers, run_ordered
+from rdt.diffusion.solver import DEFAULT_SAMPLER
+from rdt.train.checkpoint import load_checkpoint
 from robot_drivers.sim.render import settle_backend
 from robot_drivers.sim.scene import load_scene
 from robot_drivers.sim.tasks import CONTROL_INSTRUCTION, ENVIRONMENTS, TASKS, Environment, lookup
@@ -50,18 +53,19 @@ class Settings:
     episodes: int  # of each task, in each kind of phrasing
     seed: int
     device: str = "auto"
+    sampler: str = DEFAULT_SAMPLER
+    sampling_steps: int | None = None  # None: those of the checkpoint
 
 
 @dataclass(frozen=True)
 class _Job:
     checkpoint: Path
-    device: str
-    seed: int
+    settings: Settings
     trials: tuple[Trial, ...]
 
 
 def command(args: argparse.Namespace) -> None:
-    settings = Settings(args.env, args.episodes, args.seed, args.device)
+    settings = Settings(args.env, args.episodes, args.seed, args.device, args.sampler, args.sampling_steps)
     out = Path(args.out)
     if (out / "report.json").exists():
         raise ValueError(f"{out} holds a report already: give another --out")
@@ -76,7 +80,7 @@ def evaluate(checkpoint: Path, settings: Settings, out: Path, workers: int | Non
     started = time.perf_counter()
     environment = lookup(ENVIRONMENTS, settings.environment)
     # what is missing fails here at once, not in a worker or after the last episode
-    engine = _engine(checkpoint, settings.device, settings.seed)
+    engine = _engine(checkpoint, settings)
     require("evaluation", {"scipy": "scipy"})
     find_ffmpeg()
     for task in environment.tasks:
@@ -85,10 +89,7 @@ def evaluate(checkpoint: Path, settings: Settings, out: Path, workers: int | Non
     check_writable(out)
     remove_leftovers(out / "rollouts")
     trials = make_trials(environment, settings, out / "rollouts")
-    jobs = [
-        _Job(checkpoint, settings.device, settings.seed, tuple(trials[i : i + LOCKSTEP]))
-        for i in range(0, len(trials), LOCKSTEP)
-    ]
+    jobs = [_Job(checkpoint, settings, tuple(trials[i : i + LOCKSTEP])) for i in range(0, len(trials), LOCKSTEP)]
     (_, latency), *_ = run_ordered(_measure_latency, jobs[:1], 1)  # as the episodes run: one thread, nothing beside it
     outcomes: list[Outcome] = []
     with tqdm(total=len(trials), desc="evaluate", unit="episode", dynamic_ncols=True) as bar:
@@ -103,6 +104,8 @@ def evaluate(checkpoint: Path, settings: Settings, out: Path, workers: int | Non
         "environment": settings.environment,
         "episodes": settings.episodes,
         "seed": settings.seed,
+        "sampler": settings.sampler,
+        "sampling_steps": settings.sampling_steps or engine.policy.config.num_inference_timesteps,
         "faults": sum(o.fault is not None for o in outcomes),
         "wall_seconds": round(time.perf_counter() - started, 3),
         "train_seconds": None,
@@ -133,7 +136,7 @@ def make_trials(environment: Environment, settings: Settings, videos: Path) -> l
 
 def _measure_latency(job: _Job, calls: int = 100) -> dict[str, float]:
     """Milliseconds from one observation to its chunk, batch 1; ten calls before that are not counted."""
-    engine = _engine(job.checkpoint, job.device, job.seed)
+    engine = _engine(job.checkpoint, job.settings)
     observation = _blank_observation(engine)
     times = []
     for _ in range(10 + calls):
@@ -166,13 +169,17 @@ def summary(report: dict[str, Any]) -> str:
 
 
 def _run_job(job: _Job) -> list[Outcome]:
-    engine = _engine(job.checkpoint, job.device, job.seed)
+    engine = _engine(job.checkpoint, job.settings)
+    torch.manual_seed(job.trials[0].seed)  # for samplers that draw fresh noise in each step
     return run_trials(engine, job.trials, LoopSettings(cameras=engine.cameras, history=engine.image_history))
 
 
 @functools.lru_cache(maxsize=1)
-def _engine(checkpoint: Path, device: str, seed: int) -> InferenceEngine:
-    return InferenceEngine(checkpoint, choose_device(device), seed)
+def _engine(checkpoint: Path, settings: Settings) -> InferenceEngine:
+    device = choose_device(settings.device)
+    loaded = load_checkpoint(checkpoint, device)
+    loaded.model.policy.set_sampler(settings.sampler, settings.sampling_steps)
+    return InferenceEngine(loaded, device, settings.seed)
 
 
 def _rates(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Num
 from torch import Tensor
 
 
@@ -12,10 +12,10 @@ from torch import Tensor
 class Denoiser(Protocol):
     """A network with its condition already bound, for instance `partial(policy.denoise, condition=c)`.
 
-    `timesteps` counts training steps, 0 (clean) ... num_train_timesteps - 1 (noise); one entry serves the
-    whole batch. The result is what the network was trained for: the clean action or the noise.
+    `timesteps` counts training steps, 0 (clean) ... num_train_timesteps - 1 (noise), between two of them too; one
+    entry serves the whole batch. The result is what the network was trained for: the clean action or the noise.
     """
 
     def __call__(
-        self, noisy_action: Float[Tensor, "batch horizon slot"], timesteps: Int[Tensor, "#batch"]
+        self, noisy_action: Float[Tensor, "batch horizon slot"], timesteps: Num[Tensor, "#batch"]
     ) -> Float[Tensor, "batch horizon slot"]: ...

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from rdt.diffusion.process import q_sample, training_target
 from rdt.diffusion.schedule import squared_cosine_alphas_cumprod
-from rdt.diffusion.solver import dpm_solver_table, sample
+from rdt.diffusion.solver import DEFAULT_SAMPLER, Sampler, SolverStep, TableSampler, make_sampler
 from rdt.model.layers import KeyValue, Norm, make_adaptor
 from rdt.model.position import condition_table, sequence_table
 from rdt.model.presets import RDTConfig
@@ -68,9 +68,7 @@ class RDTPolicy(nn.Module):
         )
         # no buffers: `.to(bfloat16)` must not round them, and the meta device must not lose them
         self.alphas_cumprod = squared_cosine_alphas_cumprod(config.num_train_timesteps)  # float32, on the CPU
-        self.solver_table = dpm_solver_table(
-            self.alphas_cumprod, config.num_inference_timesteps, config.prediction_type
-        )
+        self.set_sampler()
         self.init_weights()
 
     @torch.no_grad()
@@ -128,6 +126,22 @@ class RDTPolicy(nn.Module):
     def dtype(self) -> torch.dtype:
         """Type of the weights; inputs of other types are cast on entry."""
         return self.model.x_pos_embed.dtype
+
+    def set_sampler(self, name: str = DEFAULT_SAMPLER, num_steps: int | None = None) -> None:
+        """Choose how actions are sampled: a name of `rdt/diffusion/solver.py`, or a scheduler of diffusers.
+
+        Without `num_steps`, those of the config. Neither the weights nor the config know of the choice: a policy that
+        is loaded samples as published.
+        """
+        num_steps = self.config.num_inference_timesteps if num_steps is None else num_steps
+        self.sampler: Sampler = make_sampler(name, self.alphas_cumprod, num_steps, self.config.prediction_type)
+
+    @property
+    def solver_table(self) -> tuple[SolverStep, ...]:
+        """The constants of the sampler in use; `ValueError` for a scheduler of diffusers, which has none."""
+        if not isinstance(self.sampler, TableSampler):
+            raise ValueError(f"{self.sampler} has no table of constants: choose dpm_solver++, ddim or ddpm")
+        return self.sampler.table
 
     def encode_condition(
         self,
@@ -200,7 +214,7 @@ class RDTPolicy(nn.Module):
     def denoise(
         self,
         noisy_action: Float[Tensor, "batch horizon slot"],
-        timesteps: Int[Tensor, "#batch"],
+        timesteps: Num[Tensor, "#batch"],
         condition: EncodedCondition,
     ) -> Float[Tensor, "batch horizon slot"]:
         """One pass of the network: the clean action (`sample`) or the noise (`epsilon`) in `noisy_action`."""
@@ -216,9 +230,8 @@ class RDTPolicy(nn.Module):
     def sample(
         self, condition: EncodedCondition, noise: Float[Tensor, "batch horizon slot"]
     ) -> Float[Tensor, "batch horizon slot"]:
-        """Actions from noise by the solver, in the noise's type; slots that the robot lacks are 0."""
-        actions = sample(partial(self.denoise, condition=condition), noise, self.solver_table)
-        return actions * condition.action_mask
+        """Actions from noise by the sampler, in the noise's type; slots that the robot lacks are 0."""
+        return self.sampler(partial(self.denoise, condition=condition), noise) * condition.action_mask
 
     @torch.no_grad()
     def predict_action(

@@ -6,11 +6,10 @@ A layout names what stands along a token axis, in order, each entry with a lengt
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
 
 Layout = Sequence[tuple[str, int | Sequence[int]]]
 
@@ -28,13 +27,19 @@ def grid_table(width: int, grid: Sequence[int]) -> Float64[np.ndarray, "token wi
     Each axis with a size above 1 owns an equal, even share of the columns, in axis order. Axes of size 1 and
     negative axes own none (a negative one only repeats rows), columns that are left over stay 0.
     """
-    sizes = [abs(size) for size in grid]
+    coordinates = np.indices([abs(size) for size in grid]).reshape(len(grid), -1)
+    return grid_rows(width, grid, coordinates)
+
+
+def grid_rows(
+    width: int, grid: Sequence[int], coordinates: Int[np.ndarray, "axis token"]
+) -> Float64[np.ndarray, "token width"]:
+    """Rows at any coordinates, outside the grid too, by the split of columns that the grid asks for."""
     axes = [axis for axis, size in enumerate(grid) if size > 1]
-    table = np.zeros((math.prod(sizes), width))
+    table = np.zeros((coordinates.shape[1], width))
     if not axes:  # one frame of one camera: the published code divides by zero here
         return table
     share = width // len(axes) // 2 * 2
-    coordinates = np.indices(sizes).reshape(len(sizes), -1)  # (axis, token)
     for k, axis in enumerate(axes):
         table[:, k * share : (k + 1) * share] = sincos(share, coordinates[axis])
     return table

@@ -128,6 +128,32 @@ def test_other_step_counts_share_the_condition(config, make_policy, make_inputs,
     assert torch.equal(one_step, policy.denoise(noise, torch.tensor([999]), condition))
 
 
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "UniPCMultistepScheduler"])
+def test_other_samplers(config, make_policy, make_inputs, make_noise, name):
+    """Chosen by name; the published one is the default and comes back by `set_sampler()`."""
+    pytest.importorskip("diffusers")
+    policy, inputs, noise = make_policy(config), make_inputs(config), make_noise(config)
+    published = policy.predict_action(**inputs, noise=noise)
+    policy.set_sampler(name, 7)
+    torch.manual_seed(0)
+    actions = policy.predict_action(**inputs, noise=noise)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        loop = policy.sampler(lambda x, t: policy(x, t, **inputs), noise) * inputs["action_mask"]
+    assert torch.equal(actions, loop) and not torch.allclose(actions, published, atol=1e-3)
+    policy.set_sampler()
+    assert torch.equal(policy.predict_action(**inputs, noise=noise), published)
+
+
+def test_a_scheduler_of_diffusers_has_no_table(config, make_policy):
+    pytest.importorskip("diffusers")
+    policy = make_policy(config)
+    assert len(policy.solver_table) == 5
+    policy.set_sampler("EulerDiscreteScheduler")
+    with pytest.raises(ValueError, match=r"EulerDiscreteScheduler.*has no table"):
+        _ = policy.solver_table
+
+
 def test_gradient_reaches_every_parameter(config, make_policy, make_inputs, make_noise):
     policy = make_policy(config)
     policy.compute_loss(**make_inputs(config), action_gt=make_noise(config)).backward()

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rdt.model import released
 from rdt.model.policy import RDTPolicy
 from rdt.model.presets import PRESETS
-from rdt.model.released import CheckpointError, load_released, save_released
+from rdt.model.released import inspect_released, load_released, save_released
+from rdt.model.weights import CheckpointError, read_state
 
 
 @pytest.fixture
@@ -77,6 +77,122 @@ def test_deepspeed_file_below_the_config(saved):
     torch.save({"module": policy.state_dict(), "global_steps": 7, "param_shapes": [{"a": torch.Size([3])}]}, file)
     assert_same(policy, load_released(file))
     assert_same(policy, load_released(folder))
+
+
+@pytest.mark.parametrize(
+    ("weight_format", "files"),
+    [
+        ("bin", ["config.json", "pytorch_model.bin"]),
+        ("safetensors", ["config.json", "model.safetensors"]),
+        ("deepspeed", ["config.json", "pytorch_model/mp_rank_00_model_states.pt"]),
+    ],
+)
+def test_every_format_is_written_and_read(config, make_policy, tmp_path, weight_format, files):
+    """Also over the files of the others: what was written last is what is read."""
+    for other in ("bin", "safetensors", "deepspeed"):
+        folder = tmp_path / other
+        save_released(make_other(make_policy(config)), folder, other)
+        save_released(make_policy(config), folder, weight_format)
+        assert_same(make_policy(config), load_released(folder))
+    alone = tmp_path / weight_format
+    assert sorted(str(p.relative_to(alone)) for p in alone.rglob("*") if p.is_file()) == files
+
+
+def test_unknown_format(config, make_policy, tmp_path):
+    with pytest.raises(ValueError, match=r"unknown format 'onnx': use one of \['bin', 'deepspeed', 'safetensors'\]"):
+        save_released(make_policy(config), tmp_path, "onnx")
+
+
+@pytest.fixture
+def run(config, make_policy, tmp_path):
+    """A run of the published trainer: two checkpoints, each with a moving average, and one that broke off."""
+    for step in (500, 2000):
+        folder = tmp_path / f"checkpoint-{step}"
+        policy = make_policy(config)
+        with torch.no_grad():
+            policy.model.x_pos_embed.fill_(step)
+        save_released(policy, folder)
+        (folder / "ema").mkdir()
+        average = {key: tensor + 1 for key, tensor in policy.state_dict().items()}
+        save_file(average, folder / "ema" / "model.safetensors")
+    (tmp_path / "checkpoint-3000" / "pytorch_model").mkdir(parents=True)
+    return tmp_path
+
+
+def test_the_newest_checkpoint_of_a_run(run):
+    said = []
+    assert (load_released(run, report=said.append).model.x_pos_embed == 2000).all()
+    assert said == [f"{run} holds checkpoints of steps 500, 2000: taking checkpoint-2000"]
+    assert (load_released(run / "checkpoint-500", report=said.append).model.x_pos_embed == 500).all()
+    assert len(said) == 1
+
+
+def test_moving_average(run):
+    assert (load_released(run, ema=True, report=str).model.x_pos_embed == 2001).all()
+    assert (load_released(run / "checkpoint-500" / "ema").model.x_pos_embed == 501).all()
+    assert inspect_released(run, report=str).ema == run / "checkpoint-2000" / "ema"
+    assert inspect_released(run, ema=True, report=str).ema is None
+
+
+def test_no_moving_average(saved):
+    _, folder = saved
+    with pytest.raises(CheckpointError, match="no moving average"):
+        load_released(folder, ema=True)
+    with pytest.raises(CheckpointError, match="is no folder"):
+        load_released(folder / "pytorch_model.bin", ema=True)
+
+
+def test_resized_on_loading(config, make_policy, tmp_path):
+    config = dataclasses.replace(config, img_cond_len=12, img_pos_embed_config=(("image", (1, 3, -4)),))
+    policy, said = make_policy(config), []
+    save_released(policy, tmp_path)
+    loaded = load_released(
+        tmp_path,
+        pred_horizon=8,
+        image_history=2,
+        cameras=("left_wrist", "external"),
+        max_lang_cond_len=20,
+        report=said.append,
+    )
+    assert (loaded.config.pred_horizon, loaded.config.img_cond_len, loaded.config.max_lang_cond_len) == (8, 16, 20)
+    assert torch.equal(loaded.model.img_cond_pos_embed[:, 8:12], policy.model.img_cond_pos_embed[:, 8:])
+    assert said[0].startswith("model.x_pos_embed: 9 -> 11 rows\n")
+    save_released(loaded, tmp_path / "other")
+    assert_same(loaded, load_released(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("weight_format", ["bin", "safetensors", "deepspeed"])
+def test_inspection_reads_shapes_only(config, make_policy, tmp_path, weight_format):
+    policy = make_policy(config)
+    policy.model.to(torch.bfloat16)
+    save_released(policy, tmp_path, weight_format)
+    summary = inspect_released(tmp_path)
+    assert summary.config == config
+    assert summary.num_parameters == sum(p.numel() for p in policy.parameters())
+    assert summary.dtypes == {torch.bfloat16: len(policy.model.state_dict()), torch.float32: 14}
+    assert all(tensor.is_meta for tensor in read_state(summary.file, meta=True).values())
+    text = str(summary)
+    assert "4 blocks of width 32" in text and "bfloat16" in text and "'image', (1, 1, 4)" in text
+
+
+def test_inspection_is_as_strict_as_loading(saved):
+    _, folder = saved
+    torch.save({"other": torch.zeros(1)}, folder / "pytorch_model.bin")
+    for look in (load_released, inspect_released):
+        with pytest.raises(CheckpointError, match=r"missing \(.*(?s:.*)unexpected \(1\)"):
+            look(folder)
+
+
+@pytest.mark.parametrize(
+    "content", [b"short", b"a text, not weights\n", b"\x80\x04garbage", b"PK\x03\x04zip", b"\x89HDF"]
+)
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_foreign_bytes(saved, name, content):
+    _, folder = saved
+    (folder / name).write_bytes(content)
+    for look in (load_released, inspect_released):
+        with pytest.raises(CheckpointError, match="cut short or damaged"):
+            look(folder)
 
 
 def test_weights_without_a_config_are_matched_with_the_presets(tmp_path):
@@ -178,10 +294,13 @@ def test_not_a_state_dict(saved, content):
         load_released(folder)
 
 
-def test_broken_config(saved):
+@pytest.mark.parametrize(
+    "content", ["{", "[1, 2]", '{"rdt": 3}', '{"rdt": {"hidden_size": "x", "depth": 1, "num_heads": 1}}']
+)
+def test_broken_config(saved, content):
     _, folder = saved
-    (folder / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config\.json: "):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"config\.json is not the config of a policy: "):
         load_released(folder)
 
 
@@ -192,7 +311,7 @@ def test_failed_save_leaves_the_old_checkpoint(saved, monkeypatch):
         file.write(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(released.torch, "save", full_disk)
+    monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match="no space"):
         save_released(make_other(policy), folder)
     monkeypatch.undo()
