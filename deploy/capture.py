@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rdt.batch import Condition
+from rdt.diffusion.solver import TableSampler
 from rdt.model.policy import RDTPolicy
 
 LANGUAGE_BUCKETS = (32, 64, 128)
@@ -88,7 +89,7 @@ class StaticSampler:
         self._denoise: dict[int, Captured] = {}
         for bucket in self.buckets:
             language = self._language[bucket] = make(policy.project_language, [zeros(bucket, config.lang_token_dim)])
-            self._denoise[bucket] = make(
+            self._denoise[bucket] = Captured(
                 partial(self._sample, policy, language),
                 [
                     torch.ones(batch, bucket, dtype=torch.bool, device=policy.device),
@@ -97,6 +98,9 @@ class StaticSampler:
                     zeros(dtype=torch.float32),
                     zeros(config.pred_horizon, config.action_dim, dtype=torch.float32),
                 ],
+                # a scheduler of diffusers looks at the host in every step
+                capture=capture and isinstance(policy.sampler, TableSampler),
+                pool=pool,
             )
         self._bucket = self.buckets[0]
         self._condition: Condition | None = None
