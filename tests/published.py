@@ -17,10 +17,16 @@ SIGLIP = {
 }
 SIGLIP_TOKENS = 4
 T5_WIDTH = 32
-SENTENCES = ["hand the red cube over from right to left", "pick up the cup", "pour water into the glass", "press it"]
+SENTENCES = [
+    "hand the red cube over from right to left",
+    "pick up the cup",
+    "pour water into the glass",
+    "press it",
+    "from right to left",
+]
 
 
-def make_siglip(folder: Path, *, whole: bool = False, seed: int = 0) -> Path:
+def make_siglip(folder: Path, *, whole: bool = False, seed: int = 0, width: int = 32) -> Path:
     """The vision tower alone, or the whole model with its text tower, as it is released."""
     from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVisionModel
 
@@ -29,19 +35,19 @@ def make_siglip(folder: Path, *, whole: bool = False, seed: int = 0) -> Path:
         text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
         network = SiglipModel(SiglipConfig(vision_config=SIGLIP, text_config={**text, "vocab_size": 50}))
     else:
-        network = SiglipVisionModel(SiglipVisionConfig(**SIGLIP))
+        network = SiglipVisionModel(SiglipVisionConfig(**{**SIGLIP, "hidden_size": width}))
     network.save_pretrained(folder)
     return folder
 
 
-def make_t5(folder: Path, *, seed: int = 0, tokenizer: str = "spiece.model") -> Path:
+def make_t5(folder: Path, *, seed: int = 0, tokenizer: str = "spiece.model", width: int = T5_WIDTH) -> Path:
     """The whole T5, decoder too, as it is released; its tokenizer as a sentencepiece model or as a fast one."""
     import sentencepiece
     from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(seed)
     config = T5Config(
-        d_model=T5_WIDTH,
+        d_model=width,
         d_ff=48,
         d_kv=8,
         num_heads=2,

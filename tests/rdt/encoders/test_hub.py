@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -96,3 +98,58 @@ def test_the_cache_stands_where_one_says(monkeypatch, tmp_path):
     monkeypatch.setenv("RDT_CACHE", str(tmp_path / "shared"))
     assert cache_root() == tmp_path / "shared" / "text"
     assert cache_root("~/own") == tmp_path / "own"
+
+
+@pytest.fixture
+def hub(siglip, monkeypatch, tmp_path):
+    """A hub of one model on this machine, and an empty cache. Gives the list of files that were asked for."""
+    asked = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def answer(self) -> bytes:
+            _, owner, repo, _, _, file = self.path.split("/", 5)
+            asked.append(file)
+            found = (owner, repo) == ("google", "tiny") and (siglip / file).is_file()
+            content = (siglip / file).read_bytes() if found else b""
+            self.send_response(200 if found else 404)
+            self.send_header("X-Repo-Commit", "a" * 40)
+            self.send_header("ETag", f'"{file}"')
+            self.send_header("Content-Length", str(len(content)))
+            if not found:
+                self.send_header("X-Error-Code", "EntryNotFound")
+            self.end_headers()
+            return content
+
+        def do_HEAD(self):
+            self.answer()
+
+        def do_GET(self):
+            self.wfile.write(self.answer())
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", here)
+        template = here + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        yield asked
+        server.shutdown()
+
+
+def test_what_is_not_here_is_fetched_once(siglip, hub):
+    assert find_model(name("google/tiny")) is None
+    folder = fetch_model(name("google/tiny"))
+    assert {file.name for file in folder.iterdir()} == {"config.json", "model.safetensors"}
+    assert fingerprint(folder) == fingerprint(siglip)
+    hub.clear()
+    assert fetch_model(name("google/tiny")) == folder
+    assert hub == []
+
+
+def test_a_repository_without_a_tokenizer_is_no_text_encoder(hub):
+    with pytest.raises(ValueError, match=r"has no spiece\.model or tokenizer\.json"):
+        fetch_model(name("google/tiny", (CONFIG, WEIGHTS, TOKENIZER)))

@@ -1,11 +1,15 @@
 """Run: pytest tests/rdt/train/test_config.py"""
 
+import json
+
 import pytest
+import torch
 import yaml
 
 from data_pipeline.schema.registry import configs_dir
 from rdt.model.presets import PRESETS
 from rdt.train.config import TrainConfig, config_from_dict, dump_config, load_config
+from rdt.visuomotor import VisuomotorPolicy
 
 
 def write(tmp_path, text: str):
@@ -53,3 +57,20 @@ def test_the_resolved_config_reads_back_equal(tmp_path):
 @pytest.mark.parametrize("path", sorted((configs_dir() / "train").glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_configs_load_and_name_a_preset(path):
     assert PRESETS[load_config(path).preset]
+
+
+def test_the_published_condition_fits_the_published_network(tmp_path):
+    """SigLIP so400m and T5 v1.1 XXL by their sizes, which is all that building a policy reads of them."""
+    for name, sizes in {
+        "siglip": {"vision_config": {"hidden_size": 1152, "image_size": 384, "patch_size": 14}},
+        "t5": {"d_model": 4096},
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(sizes))
+        for file in ("model.safetensors", "spiece.model"):
+            (tmp_path / name / file).touch()
+    paths = ["--condition.vision_path", str(tmp_path / "siglip"), "--condition.text_path", str(tmp_path / "t5")]
+    config = load_config(configs_dir() / "train" / "rdt_170m.yaml", paths)
+    with torch.device("meta"):
+        model = VisuomotorPolicy(PRESETS[config.preset], config.condition, config.noise_slots)
+    assert model.condition.num_images * model.condition.vision.tokens_per_image == 4374
