@@ -3,7 +3,7 @@
 Tokens of the encoders in, a chunk of actions out; the words and shapes are those of spec section 14:
 
     lang_tokens     (batch, lang, lang_token_dim)   features of the text encoder
-    lang_attn_mask  (batch, lang)                   True where a token counts; None: everywhere
+    lang_attn_mask  (batch, lang)                   True where a token counts; None: everywhere; nowhere: no language
     img_tokens      (batch, img, img_token_dim)     (frame, camera, patch), oldest frame first
     state_tokens    (batch, 1, slot)                the state in unified units
     action_mask     (batch, 1, slot)                1 where the robot has the slot, 0 elsewhere
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from rdt.diffusion.process import q_sample, training_target
 from rdt.diffusion.schedule import squared_cosine_alphas_cumprod
 from rdt.diffusion.solver import DEFAULT_SAMPLER, Sampler, SolverStep, TableSampler, make_sampler
+from rdt.model.inputs import check_actions, check_condition, check_timesteps
 from rdt.model.layers import KeyValue, Norm, make_adaptor
 from rdt.model.position import condition_table, sequence_table
 from rdt.model.presets import RDTConfig
@@ -158,11 +159,27 @@ class RDTPolicy(nn.Module):
 
         With `key_values=False` the blocks get the condition's tokens and project them themselves: the numbers
         are the same, and in training each block's work and memory stay inside the block. Shared instructions
-        are projected here in any case, before they are dealt out.
+        are projected here in any case, before they are dealt out. Raises `ValueError` for arguments that do not fit
+        (`inputs.py`).
         """
-        tokens = self.model.place_conditions(
-            self.lang_adaptor(lang_tokens.to(self.dtype)), self.img_adaptor(img_tokens.to(self.dtype))
+        check_condition(
+            self.config,
+            self.device,
+            lang_tokens=lang_tokens,
+            lang_attn_mask=lang_attn_mask,
+            img_tokens=img_tokens,
+            state_tokens=state_tokens,
+            action_mask=action_mask,
+            ctrl_freqs=ctrl_freqs,
+            lang_index=lang_index,
         )
+        lang = self.lang_adaptor(lang_tokens.to(self.dtype))
+        if lang_attn_mask is not None:
+            # attention to nothing has no value (kernels give 0 or NaN): an instruction without tokens reads as zeros
+            wordless = ~lang_attn_mask.any(dim=1, keepdim=True)  # (rows, 1)
+            lang = lang.masked_fill(wordless[..., None], 0)
+            lang_attn_mask = lang_attn_mask | wordless
+        tokens = self.model.place_conditions(lang, self.img_adaptor(img_tokens.to(self.dtype)))
         shared = lang_index is not None
         if shared and lang_attn_mask is not None:
             lang_attn_mask = lang_attn_mask[lang_index]
@@ -170,7 +187,7 @@ class RDTPolicy(nn.Module):
             freq_token=self.model.freq_embedder(ctrl_freqs)[:, None],
             state_token=self._embed(state_tokens, action_mask),
             per_block=self.model.key_values(tokens, lang_index) if key_values or shared else tokens,
-            lang_mask=None if lang_attn_mask is None else lang_attn_mask[:, None, None].bool(),
+            lang_mask=None if lang_attn_mask is None else lang_attn_mask[:, None, None],
             action_mask=action_mask.to(self.dtype),
         )
 
@@ -210,6 +227,7 @@ class RDTPolicy(nn.Module):
         lang_index: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch horizon slot"]:
         """A chunk of actions in the units of training, float32; without `noise`, it is drawn at random."""
+        check_actions(self.config, self.device, len(state_tokens), noise=noise)
         condition = self.encode_condition(
             lang_tokens,
             lang_attn_mask,
@@ -268,6 +286,8 @@ class RDTPolicy(nn.Module):
 
         Noise covers masked slots too, and their target is 0. What is not given is drawn at random.
         """
+        check_actions(self.config, self.device, len(state_tokens), action_gt=action_gt, noise=noise)
+        check_timesteps(self.device, len(state_tokens), timesteps)
         action_gt = action_gt.float()
         if noise is None:
             noise = torch.randn_like(action_gt)
