@@ -88,11 +88,14 @@ class StaticSampler:
         self._language: dict[int, Captured] = {}
         self._denoise: dict[int, Captured] = {}
         for bucket in self.buckets:
-            language = self._language[bucket] = make(policy.project_language, [zeros(bucket, config.lang_token_dim)])
+            words = torch.ones(batch, bucket, dtype=torch.bool, device=policy.device)
+            language = self._language[bucket] = make(
+                policy.project_language, [zeros(bucket, config.lang_token_dim), words]
+            )
             self._denoise[bucket] = Captured(
                 partial(self._sample, policy, language),
                 [
-                    torch.ones(batch, bucket, dtype=torch.bool, device=policy.device),
+                    words,
                     zeros(1, config.state_token_dim, dtype=torch.float32),
                     zeros(1, config.action_dim, dtype=torch.float32),
                     zeros(dtype=torch.float32),
@@ -119,8 +122,8 @@ class StaticSampler:
         if condition.lang_index is not None:
             language, mask = language[condition.lang_index], mask[condition.lang_index]
         self._images(condition.img_tokens)
-        self._language[bucket](F.pad(language, (0, 0, 0, padding)))
         self._lang_mask = F.pad(mask, (0, padding))
+        self._language[bucket](F.pad(language, (0, 0, 0, padding)), self._lang_mask)
         self._bucket, self._condition = bucket, condition
 
     def denoise(self, noise: Float[Tensor, "batch horizon slot"]) -> Float[Tensor, "batch horizon slot"]:

@@ -23,6 +23,7 @@ from deploy.picture_memory import PictureMemory
 from deploy.quantization import GATE, GateReport, Quantization, quantize_weights
 from deploy.stage_times import StageTimes
 from rdt.batch import Condition, to_device
+from rdt.model.inputs import check_actions, check_condition
 from rdt.model.policy import RDTPolicy
 from rdt.random import SampleGenerator
 from rdt.train.checkpoint import Checkpoint, load_checkpoint
@@ -172,15 +173,21 @@ class InferenceEngine:
     def sample(
         self, condition: Condition, noise: Float[Tensor, "batch horizon slot"] | None = None
     ) -> Float[Tensor, "batch horizon slot"]:
-        """The denoising loop alone, in the network's scaled space; equals `RDTPolicy.predict_action`."""
+        """The denoising loop alone, in the network's scaled space; equals `RDTPolicy.predict_action`.
+
+        Raises `ValueError` for tokens or noise that do not fit the network (`rdt/model/inputs.py`).
+        """
         with torch.inference_mode():
             condition = to_device(condition, self.device)
+            check_condition(self.policy.config, self.device, **vars(condition))
             if noise is None:
                 shape = (len(condition.state_tokens), self.horizon, self.policy.config.action_dim)
                 noise = torch.randn(shape, device=self.device)
                 if self._checkpoint:
                     noise = self.model.place_noise(noise, condition.action_mask)
-            return self._sample(condition, noise.to(self.device)).clone()
+            noise = noise.to(self.device)
+            check_actions(self.policy.config, self.device, len(condition.state_tokens), noise=noise)
+            return self._sample(condition, noise).clone()
 
     def example_observation(self) -> Observation:
         """A valid observation of the policy's robot: all joints at 0, all cameras present."""

@@ -3,7 +3,7 @@
 Tokens of the encoders in, a chunk of actions out; the words and shapes are those of spec section 14:
 
     lang_tokens     (batch, lang, lang_token_dim)   features of the text encoder
-    lang_attn_mask  (batch, lang)                   True where a token counts; None: everywhere
+    lang_attn_mask  (batch, lang)                   True where a token counts; None: everywhere; nowhere: no language
     img_tokens      (batch, img, img_token_dim)     (frame, camera, patch), oldest frame first
     state_tokens    (batch, 1, slot)                the state in unified units
     action_mask     (batch, 1, slot)                1 where the robot has the slot, 0 elsewhere
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from rdt.diffusion.process import q_sample, training_target
 from rdt.diffusion.schedule import squared_cosine_alphas_cumprod
 from rdt.diffusion.solver import DEFAULT_SAMPLER, Sampler, SolverStep, TableSampler, make_sampler
+from rdt.model.inputs import check_actions, check_condition, check_timesteps
 from rdt.model.layers import KeyValue, Norm, make_adaptor
 from rdt.model.position import condition_table, sequence_table
 from rdt.model.presets import RDTConfig
@@ -159,20 +160,32 @@ class RDTPolicy(nn.Module):
 
         With `key_values=False` the blocks get the condition's tokens and project them themselves: the numbers
         are the same, and in training each block's work and memory stay inside the block. Shared instructions
-        are projected here in any case, a row for each, before they are dealt out.
+        are projected here in any case, a row for each, before they are dealt out. Raises `ValueError` for arguments
+        that do not fit (`inputs.py`).
         """
-        if lang_index is not None and lang_attn_mask is not None:
-            lang_attn_mask = lang_attn_mask[lang_index]
+        check_condition(
+            self.config,
+            self.device,
+            lang_tokens=lang_tokens,
+            lang_attn_mask=lang_attn_mask,
+            img_tokens=img_tokens,
+            state_tokens=state_tokens,
+            action_mask=action_mask,
+            ctrl_freqs=ctrl_freqs,
+            lang_index=lang_index,
+        )
         language: Sequence[KeyValue | Tensor]
         images: Sequence[KeyValue | Tensor]
         if key_values or lang_index is not None:
-            language = self.project_language(lang_tokens, lang_index)
+            language = self.project_language(lang_tokens, lang_attn_mask, lang_index)
         else:
-            language = [self.model.place_language(self.lang_adaptor(lang_tokens.to(self.dtype)))] * self.num_layers[0]
+            language = [self._place_language(lang_tokens, lang_attn_mask)] * self.num_layers[0]
         if key_values:
             images = self.project_images(img_tokens)
         else:
-            images = [self.model.place_images(self.img_adaptor(img_tokens.to(self.dtype)))] * self.num_layers[1]
+            images = [self._place_images(img_tokens)] * self.num_layers[1]
+        if lang_index is not None and lang_attn_mask is not None:
+            lang_attn_mask = lang_attn_mask[lang_index]
         return self.join_condition(language, images, lang_attn_mask, state_tokens, action_mask, ctrl_freqs)
 
     @property
@@ -181,17 +194,20 @@ class RDTPolicy(nn.Module):
         return (self.config.depth + 1) // 2, self.config.depth // 2
 
     def project_language(
-        self, lang_tokens: Float[Tensor, "rows lang lang_dim"], lang_index: Int[Tensor, " batch"] | None = None
+        self,
+        lang_tokens: Float[Tensor, "rows lang lang_dim"],
+        lang_attn_mask: Bool[Tensor, "rows lang"] | None = None,
+        lang_index: Int[Tensor, " batch"] | None = None,
     ) -> tuple[KeyValue, ...]:
         """Keys and values of the instruction for each block that reads it, row `lang_index[i]` for sample i."""
-        rows = self.model.language_key_values(self.model.place_language(self.lang_adaptor(lang_tokens.to(self.dtype))))
+        rows = self.model.language_key_values(self._place_language(lang_tokens, lang_attn_mask))
         if lang_index is None:
             return rows
         return tuple(KeyValue(*(part.index_select(0, lang_index) for part in row)) for row in rows)
 
     def project_images(self, img_tokens: Float[Tensor, "batch img img_dim"]) -> tuple[KeyValue, ...]:
-        """Keys and values of the pictures for each block that reads them: 85 % of a condition's work."""
-        return self.model.image_key_values(self.model.place_images(self.img_adaptor(img_tokens.to(self.dtype))))
+        """Keys and values of the pictures for each block that reads them: nearly all of a condition's work."""
+        return self.model.image_key_values(self._place_images(img_tokens))
 
     def join_condition(
         self,
@@ -207,7 +223,7 @@ class RDTPolicy(nn.Module):
             freq_token=self.model.freq_embedder(ctrl_freqs)[:, None],
             state_token=self._embed(state_tokens, action_mask),
             per_block=tuple((language, images)[i % 2][i // 2] for i in range(self.config.depth)),
-            lang_mask=None if lang_attn_mask is None else lang_attn_mask[:, None, None].bool(),
+            lang_mask=None if lang_attn_mask is None else (lang_attn_mask | _wordless(lang_attn_mask))[:, None, None],
             action_mask=action_mask.to(self.dtype),
         )
 
@@ -247,6 +263,7 @@ class RDTPolicy(nn.Module):
         lang_index: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch horizon slot"]:
         """A chunk of actions in the units of training, float32; without `noise`, it is drawn at random."""
+        check_actions(self.config, self.device, len(state_tokens), noise=noise)
         condition = self.encode_condition(
             lang_tokens,
             lang_attn_mask,
@@ -305,6 +322,8 @@ class RDTPolicy(nn.Module):
 
         Noise covers masked slots too, and their target is 0. What is not given is drawn at random.
         """
+        check_actions(self.config, self.device, len(state_tokens), action_gt=action_gt, noise=noise)
+        check_timesteps(self.device, len(state_tokens), timesteps)
         action_gt = action_gt.float()
         if noise is None:
             noise = torch.randn_like(action_gt)
@@ -324,9 +343,25 @@ class RDTPolicy(nn.Module):
         )
         return F.mse_loss(prediction.float(), training_target(self.config.prediction_type, action_gt, noise).float())
 
+    def _place_language(
+        self, lang_tokens: Float[Tensor, "rows lang lang_dim"], lang_attn_mask: Bool[Tensor, "rows lang"] | None
+    ) -> Float[Tensor, "rows lang hidden"]:
+        lang = self.lang_adaptor(lang_tokens.to(self.dtype))
+        if lang_attn_mask is not None:
+            lang = lang.masked_fill(_wordless(lang_attn_mask)[..., None], 0)
+        return self.model.place_language(lang)
+
+    def _place_images(self, img_tokens: Float[Tensor, "batch img img_dim"]) -> Float[Tensor, "batch img hidden"]:
+        return self.model.place_images(self.img_adaptor(img_tokens.to(self.dtype)))
+
     def _embed(
         self, vectors: Float[Tensor, "batch token slot"], mask: Num[Tensor, "batch 1 slot"]
     ) -> Float[Tensor, "batch token hidden"]:
         """Tokens of states or actions: the values, then the same mask bits for each token."""
         vectors = vectors.to(self.dtype)
         return self.state_adaptor(torch.cat([vectors, mask.to(self.dtype).expand_as(vectors)], dim=-1))
+
+
+def _wordless(lang_attn_mask: Bool[Tensor, "rows lang"]) -> Bool[Tensor, "rows 1"]:
+    """Instructions without a token. Attention to nothing has no value (kernels give 0 or NaN): they read as zeros."""
+    return ~lang_attn_mask.any(dim=1, keepdim=True)

@@ -164,3 +164,14 @@ def test_graphs_equal_the_eager_road(make_engine, robot, dtype):
     found = [captured.predict(one).actions for one in seen]
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     assert np.allclose(found, expected, atol=tolerance)
+
+
+def test_tokens_that_do_not_fit_are_refused_before_a_buffer_is_touched(make_engine, robot):
+    engine = make_engine()
+    engine.warm_up()
+    condition = engine.model.condition(engine.model.observe([observation(robot)]))
+    narrow = dataclasses.replace(condition, img_tokens=condition.img_tokens[..., :-1])
+    with pytest.raises(ValueError, match="img_tokens must have the shape"):
+        engine.sample(narrow)
+    with pytest.raises(ValueError, match="noise must have the shape"):
+        engine.sample(condition, torch.zeros(1, 4, 128))

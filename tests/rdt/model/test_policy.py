@@ -61,6 +61,22 @@ def test_padding_tokens_do_not_matter(config, make_policy, make_inputs, make_noi
     torch.testing.assert_close(policy.predict_action(**{**inputs, **unmasked}, noise=noise), actions)
 
 
+def test_an_instruction_without_tokens_is_heard_by_nobody(config, make_policy, make_inputs, make_noise):
+    """Whatever stands in the hidden tokens, even a NaN; the other samples hear theirs."""
+    policy, inputs, noise = make_policy(config), make_inputs(config), make_noise(config)
+    mask = inputs["lang_attn_mask"].clone()
+    mask[1] = False
+    actions = policy.predict_action(**{**inputs, "lang_attn_mask": mask}, noise=noise)
+    hidden = inputs["lang_tokens"].clone()
+    hidden[1] = torch.nan
+    other = {**inputs, "lang_attn_mask": mask, "lang_tokens": hidden}
+    assert actions.isfinite().all()
+    assert torch.equal(policy.predict_action(**other, noise=noise), actions)
+    torch.testing.assert_close(actions[[0, 2]], policy.predict_action(**inputs, noise=noise)[[0, 2]])
+    loss = policy.compute_loss(**other, action_gt=noise, noise=noise, timesteps=TIMESTEPS)
+    assert loss.isfinite()
+
+
 def test_samples_of_a_batch_do_not_meet(config, make_policy, make_inputs, make_noise):
     policy, inputs, noise = make_policy(config), make_inputs(config), make_noise(config)
     together = policy.predict_action(**inputs, noise=noise)
