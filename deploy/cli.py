@@ -75,10 +75,24 @@ def build_parser() -> argparse.ArgumentParser:
     explain = robot_commands.add_parser("explain", help="the mapping joint -> slot, line by line")
     explain.add_argument("robot", metavar="ROBOT_YAML", help="a YAML file, or the name of a shipped one")
 
-    checkpoint = commands.add_parser("checkpoint", help="what is inside a checkpoint")
+    checkpoint = commands.add_parser("checkpoint", help="what is inside a checkpoint; released format <-> ours")
     checkpoint_commands = checkpoint.add_subparsers(dest="checkpoint_command", metavar="COMMAND", required=True)
     inspect = checkpoint_commands.add_parser("inspect", help="configuration, sizes and data of a checkpoint")
-    inspect.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
+    inspect.add_argument("checkpoint", metavar="CHECKPOINT", help="ours or a released one: a folder, a file, a hub id")
+    convert = checkpoint_commands.add_parser(
+        "convert",
+        help="another format, type, chunk length or set of cameras; with --config a checkpoint of this stack",
+    )
+    convert.add_argument("source", metavar="SRC", help="ours or a released one: a folder, a file, a hub id")
+    convert.add_argument("destination", metavar="DST", help="a new folder")
+    convert.add_argument("--format", choices=["bin", "safetensors", "deepspeed"], default="bin", help="of the weights")
+    convert.add_argument("--dtype", choices=["bfloat16", "float32"], help="of the weights; else as they are")
+    convert.add_argument("--ema", action="store_true", help="take the moving average in the folder ema/")
+    convert.add_argument("--horizon", type=_positive, metavar="N", help="actions in a chunk")
+    convert.add_argument("--frames", type=_positive, metavar="N", help="pictures of each camera")
+    convert.add_argument("--cameras", type=_names, metavar="A,B", help="camera roles, in the order of their tokens")
+    convert.add_argument("--config", metavar="CONFIG", help="training config, by name or path, that names the encoders")
+    convert.add_argument("--robot", metavar="ROBOT", help="robot YAML, by name or path; else the config's")
 
     bench = commands.add_parser("bench", help="speed, as ratios to a baseline measured in the same run")
     bench_commands = bench.add_subparsers(dest="bench_command", metavar="WHAT", required=True)
@@ -142,6 +156,10 @@ def _seed(text: str) -> int:
     if not 0 <= value < MAX_SEED:  # scenes of recording and of evaluation lie in ranges that must not meet
         raise argparse.ArgumentTypeError(f"must be from 0 to {MAX_SEED - 1}, got {value}")
     return value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
 
 
 def _positive(text: str) -> int:

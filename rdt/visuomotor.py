@@ -26,10 +26,14 @@ class VisuomotorPolicy(nn.Module):
     faster when it need not find out first that 114 of its inputs are nothing but noise.
     """
 
-    def __init__(self, config: RDTConfig, condition: ConditionConfig, noise_slots: NoiseSlots = "all") -> None:
+    def __init__(
+        self, policy: RDTConfig | RDTPolicy, condition: ConditionConfig, noise_slots: NoiseSlots = "all"
+    ) -> None:
+        """Around a policy that is there already, or a fresh one of a config."""
         super().__init__()
         self.noise_slots = noise_slots
-        self.policy = RDTPolicy(config)
+        self.policy = policy if isinstance(policy, RDTPolicy) else RDTPolicy(policy)
+        config = self.policy.config
         self.condition = ConditionEncoder(
             condition,
             lang_token_dim=config.lang_token_dim,

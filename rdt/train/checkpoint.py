@@ -8,6 +8,7 @@
     statistics.json                  per-slot statistics of the training data
     trainer.pt                       step, optimizer, schedule, online weights, moving average
 
+The last two are absent where nothing was trained here: a released network with a robot and encoders.
 The folder appears whole or not at all. Tensors are read with safetensors or `weights_only`, never unpickled.
 """
 
@@ -34,6 +35,9 @@ from rdt.model.released import load_released, save_released
 from rdt.train.config import TrainConfig, config_from_dict, dump_config
 from rdt.visuomotor import VisuomotorPolicy
 
+RUN_FILE = "run.yaml"
+"""What tells a checkpoint of this stack from a released one."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -49,8 +53,8 @@ def save_checkpoint(
     model: VisuomotorPolicy,
     robot: Embodiment,
     config: TrainConfig,
-    statistics: dict[str, Any],
-    trainer_state: dict[str, Any],
+    statistics: dict[str, Any] | None = None,
+    trainer_state: dict[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint folder, replacing an older one only once the new one is complete."""
     with atomic_folder(folder, replace=True) as temporary:
@@ -60,11 +64,18 @@ def save_checkpoint(
         if isinstance(model.condition.text, CachedT5):
             known = embeddings_bytes(model.condition.text.embeddings)
             (temporary / "instructions.safetensors").write_bytes(known)
-        (temporary / "run.yaml").write_text(dump_config(config), encoding="utf-8")
+        (temporary / RUN_FILE).write_text(dump_config(config), encoding="utf-8")
         (temporary / "robot.yaml").write_text(yaml.safe_dump(robot.to_dict(), sort_keys=False), encoding="utf-8")
-        (temporary / "statistics.json").write_text(json.dumps(statistics, indent=1), encoding="utf-8")
-        with (temporary / "trainer.pt").open("wb") as opened:  # a full disk is then the system's own error
-            torch.save(trainer_state, opened)
+        if statistics is not None:
+            (temporary / "statistics.json").write_text(json.dumps(statistics, indent=1), encoding="utf-8")
+        if trainer_state is not None:
+            with (temporary / "trainer.pt").open("wb") as opened:  # a full disk is then the system's own error
+                torch.save(trainer_state, opened)
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether this is a checkpoint of this stack, not a released one."""
+    return (Path(path) / RUN_FILE).is_file()
 
 
 def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
@@ -72,15 +83,14 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> C
     folder = Path(folder)
     missing = [
         name
-        for name in ("config.json", "condition.safetensors", "run.yaml", "robot.yaml")
+        for name in ("config.json", "condition.safetensors", RUN_FILE, "robot.yaml")
         if not (folder / name).is_file()
     ]
     if missing:
         raise ValueError(f"{folder} is not a checkpoint of this stack: it lacks {', '.join(missing)}")
-    config = config_from_dict(read_yaml(folder / "run.yaml"), where=str(folder / "run.yaml"))
+    config = config_from_dict(read_yaml(folder / RUN_FILE), where=str(folder / RUN_FILE))
     policy = load_released(folder, device=device)
-    model = VisuomotorPolicy(policy.config, config.condition, config.noise_slots)
-    model.policy = policy
+    model = VisuomotorPolicy(policy, config.condition, config.noise_slots)
     try:
         model.condition.load_state_dict(load_file(folder / "condition.safetensors"))
     except (SafetensorError, RuntimeError) as error:
