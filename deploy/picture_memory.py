@@ -47,6 +47,7 @@ class PictureMemory:
 
     def capture(self, counts: set[int]) -> None:
         """Record the vision encoder in a CUDA graph for each number of new pictures that will come at once."""
+        self._encoder.background_features()  # reads the weights of a frozen tower, which a graph could not
         size = self._encoder.vision.image_size
         for count in sorted(counts):
             pictures = torch.zeros(count, size, size, 3, dtype=torch.uint8, device=self._device)

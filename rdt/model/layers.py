@@ -11,8 +11,10 @@ Attribute names are those of the released state dict.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -89,7 +91,20 @@ def unbiased_norm(x: Float[Tensor, "*batch size"], weight: Float[Tensor, " size"
     """The numbers of `unbiased_norm_formula`, several times faster."""
     if torch.is_grad_enabled():
         return _UnbiasedNorm.apply(x, weight)
+    if torch.compiler.is_compiling():  # it fuses the formula
+        return unbiased_norm_formula(x, weight)
+    if x.is_cuda and (kernel := _norm_kernel()) is not None:
+        return kernel(x, weight, NORM_EPS)
     return _norm_by_layer_norm(x, weight)[0]
+
+
+@functools.cache
+def _norm_kernel() -> Callable[[Tensor, Tensor, float], Tensor] | None:
+    try:
+        from rdt.model.norm_kernel import unbiased_norm_kernel
+    except ImportError:  # a build of PyTorch without Triton
+        return None
+    return unbiased_norm_kernel
 
 
 class Norm(nn.Module):
