@@ -1,6 +1,7 @@
 """Run: pytest tests/rdt/encoders/test_t5.py"""
 
 import copy
+import dataclasses
 import os
 import shutil
 import signal
@@ -32,7 +33,8 @@ def by_transformers(folder, sentence: str) -> torch.Tensor:
 
     ids = AutoTokenizer.from_pretrained(folder)(sentence, return_tensors="pt").input_ids
     network = T5EncoderModel.from_pretrained(folder, torch_dtype=torch.bfloat16).eval()
-    return network(input_ids=ids).last_hidden_state[0].detach()
+    with torch.no_grad():  # with a graph, torch picks another attention kernel, which rounds otherwise
+        return network(input_ids=ids).last_hidden_state[0]
 
 
 @pytest.mark.parametrize("tokenizer", ["spiece.model", "tokenizer.json"])
@@ -42,8 +44,12 @@ def test_embeddings_are_the_last_hidden_states_of_transformers(tmp_path, tokeniz
     embeddings = embed_sentences([*SENTENCES, "", SENTENCES[0]], config)
     assert list(embeddings) == [*SENTENCES, ""]
     for sentence, embedding in embeddings.items():
+        expected = by_transformers(folder, sentence)
         assert embedding.dtype == torch.bfloat16
-        torch.testing.assert_close(embedding, by_transformers(folder, sentence), atol=0.02, rtol=0.02)
+        # of one length and so of one batch, where a product may be rounded in another order
+        assert (embedding - expected).norm() < 0.02 * expected.norm()
+        alone = dataclasses.replace(config, text_cache=str(tmp_path / f"alone {len(sentence)}"))
+        assert torch.equal(embed_sentences([sentence], alone)[sentence], expected)
     assert embeddings[""].shape == (1, T5_WIDTH)  # the end token alone
 
 
