@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data_pipeline.schema.registry import unknown_name
 from rdt.diffusion.denoiser import Denoiser
 from rdt.diffusion.process import PredictionType
+from rdt.diffusion.solver import nearest
 
 NEEDED = frozenset({"num_train_timesteps", "beta_schedule", "prediction_type"})
 """What a scheduler must take to fit a network that was trained on RDT's noise schedule."""
@@ -80,8 +80,8 @@ def _scheduler_class(name: str) -> type:
         return getattr(diffusers, name)
     names = [known for known in dir(diffusers) if known.endswith("Scheduler")]
     fitting = [known for known in names if _settings(getattr(diffusers, known)) >= NEEDED]
-    where = " with RDT's noise schedule" if name in names else ""
-    raise ValueError(unknown_name("diffusers scheduler", name, fitting, where))
+    fault = f"{name} does not run on RDT's noise schedule" if name in names else f"diffusers has no scheduler {name!r}"
+    raise ValueError(f"{fault}: did you mean {nearest(name, fitting)!r}?")
 
 
 def _settings(cls: type) -> frozenset[str]:

@@ -21,8 +21,9 @@ Any other of its schedulers runs by its class name, through `diffusers_sampler.p
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -31,7 +32,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data_pipeline.schema.registry import unknown_name
 from rdt.diffusion.denoiser import Denoiser
 from rdt.diffusion.process import PredictionType
 
@@ -192,6 +192,11 @@ TABLES: dict[str, Callable[..., tuple[SolverStep, ...]]] = {
 DEFAULT_SAMPLER = "dpm_solver++"
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that a typo most likely meant."""
+    return difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
+
+
 def make_sampler(
     name: str, alphas_cumprod: Float[Tensor, " train_step"], num_steps: int, prediction_type: PredictionType
 ) -> Sampler:
@@ -200,8 +205,8 @@ def make_sampler(
         return TableSampler(TABLES[name](alphas_cumprod, num_steps, prediction_type))
     if not name.endswith("Scheduler"):
         raise ValueError(
-            f"{unknown_name('sampler', name, TABLES)} The class name of a diffusers scheduler, for instance "
-            "'UniPCMultistepScheduler', works too."
+            f"unknown sampler {name!r}: did you mean {nearest(name, TABLES)!r}? There are {', '.join(TABLES)}; the "
+            "class name of a diffusers scheduler, for instance 'UniPCMultistepScheduler', works too"
         )
     from rdt.diffusion.diffusers_sampler import DiffusersSampler
 

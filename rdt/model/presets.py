@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from data_pipeline.schema.layout import NUM_SLOTS
-from data_pipeline.schema.registry import unknown_name
 from rdt.diffusion.process import PredictionType
 from rdt.model.layers import NormKind
 from rdt.model.position import Layout
@@ -130,7 +130,8 @@ def _layout(data: Sequence[Any] | None) -> Layout | None:
 
 class _Presets(dict[str, RDTConfig]):
     def __missing__(self, name: str) -> RDTConfig:
-        raise ValueError(unknown_name("preset", name, self))
+        near = difflib.get_close_matches(name, self, n=1, cutoff=0.0)
+        raise ValueError(f"unknown preset {name!r}; the nearest is {near[0]!r} (there are {sorted(self)})")
 
 
 _T5_LAYOUT: Layout = (("lang", -1024),)  # no positions: T5 has put the order into its features
