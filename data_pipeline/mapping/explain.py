@@ -62,12 +62,10 @@ def _rows(rules: Iterable[Rule], remark: str) -> list[tuple[int, str]]:
         conditions = f" if {rule.when_dim} numbers" if rule.when_dim is not None else ""
         conditions += " if there is one" if rule.optional else ""
         conditions += f" ({rule.sync.how}, at most {rule.sync.max_age_ns / 1e9:g} s old)" if rule.sync else ""
-        sources = [rule.source.one(i) for i in range(len(rule.slots))]
         if any(op.width(None) is not None for op in rule.ops):  # numbers are mixed: a slot has no single source
-            ops, sources = f"{ops} number ", [str(rule.source)] * len(rule.slots)
-            texts = [f"{source}{ops}{i}" for i, source in enumerate(sources)]
+            texts = [f"{rule.source}{ops} number {i}" for i in range(len(rule.slots))]
         else:
-            texts = [f"{source}{ops}" for source in sources]
+            texts = [f"{rule.source.one(i)}{ops}" for i in range(len(rule.slots))]
         rows += [(slot, f"{text}{conditions}{remark}") for slot, text in zip(rule.slots, texts, strict=True)]
     return sorted(rows)
 
