@@ -148,7 +148,7 @@ def test_commands_relative_to_the_state():
     states[:, 30:33], states[:, 33:39] = [0.5, 0, 0.25], columns(R)
     delta = np.random.default_rng(3).normal(size=(len(R), 3))
     base = op({"delta_to_absolute": {"base": "right_eef_pos"}})
-    np.testing.assert_allclose(base(delta, states), delta + [0.5, 0, 0.25])
+    np.testing.assert_allclose(base(delta, states), delta + np.array([0.5, 0, 0.25]))
     tool = op({"delta_to_absolute": {"base": "right_eef_pos", "frame": "tool"}})
     np.testing.assert_allclose(tool(delta, states), (R @ delta[:, :, None])[:, :, 0] + [0.5, 0, 0.25], atol=1e-9)
     assert set(tool.needed_slots()) == set(range(30, 39))
