@@ -18,7 +18,7 @@ from data_pipeline.mapping.config import ActionMode
 from data_pipeline.mapping.language import Instructions
 from data_pipeline.mapping.paths import CONST, EpisodeError
 from data_pipeline.mapping.pictures import complete_frames, select_frames
-from data_pipeline.mapping.timing import advancing, rate_of, stamps_of, without_gaps
+from data_pipeline.mapping.timing import advancing, check_rate, rate_of, stamps_of, without_gaps
 from data_pipeline.schema.layout import NUM_SLOTS
 from data_pipeline.schema.types import Episode, Frames
 from data_pipeline.sources.raw import Fault, RawEpisode
@@ -231,6 +231,8 @@ def _runs(mapping: Mapping, raw: RawEpisode, faults: list[Fault]) -> tuple[list[
     if stamps is None:
         if rate.hz is None:
             raise EpisodeError("wrong_rate", "fps comes from timestamps, but the record has none")
+        if "rate_hz" in raw.metadata:
+            check_rate(rate.hz, float(raw.metadata["rate_hz"]), "the file says")
         return [everything], rate.hz
     steps = advancing(stamps)
     if len(steps) < len(stamps):

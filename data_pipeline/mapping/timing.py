@@ -43,11 +43,16 @@ def rate_of(stamps_ns: np.ndarray, expected_hz: float | None) -> float:
     measured = 1e9 / float(np.median(np.diff(stamps_ns)))
     if expected_hz is None:
         return measured
-    if abs(measured / expected_hz - 1) > RATE_TOLERANCE:
-        raise EpisodeError(
-            "wrong_rate", f"fps says {expected_hz:g} Hz, the stamps say {measured:.4g} Hz: correct fps or resample"
-        )
+    check_rate(expected_hz, measured, "the stamps say")
     return expected_hz
+
+
+def check_rate(expected_hz: float, found_hz: float, who: str) -> None:
+    """Raise `EpisodeError` for a rate that is more than a tenth off."""
+    if abs(found_hz / expected_hz - 1) > RATE_TOLERANCE:
+        raise EpisodeError(
+            "wrong_rate", f"fps says {expected_hz:g} Hz, {who} {found_hz:.4g} Hz: correct fps or resample"
+        )
 
 
 def without_gaps(stamps_ns: np.ndarray, rate_hz: float) -> list[np.ndarray]:

@@ -226,7 +226,12 @@ class Hdf5Source:
 
     def read(self, shard: Shard) -> Iterator[RawEpisode | Fault]:
         try:
-            yield _read_raw(shard)
+            sidecar = _sidecar(shard.path.parent / SIDECAR_NAME)
+        except (ValueError, OSError) as error:
+            yield Fault("sidecar", shard.name, str(error))
+            return
+        try:
+            yield _read_raw(shard, sidecar)
         except (ValueError, OSError) as error:
             yield Fault("truncated", shard.name, str(error))
 
@@ -243,7 +248,7 @@ def _field_specs(file: h5py.File) -> dict[str, FieldSpec]:
     return specs
 
 
-def _read_raw(shard: Shard) -> RawEpisode:
+def _read_raw(shard: Shard, sidecar: Mapping[str, Any]) -> RawEpisode:
     with _opened(shard.path) as file:
         datasets = _datasets(file)
         fields = {key: _read(dataset) for key, dataset in datasets.items() if _is_numbers(dataset)}
@@ -265,7 +270,7 @@ def _read_raw(shard: Shard) -> RawEpisode:
             fields=fields,
             images=images,
             metadata=metadata,
-            sidecar=_sidecar(shard.path.parent / SIDECAR_NAME),
+            sidecar=sidecar,
         )
 
 

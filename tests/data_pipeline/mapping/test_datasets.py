@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +14,7 @@ from data_pipeline.schema import rotation
 from data_pipeline.schema.registry import configs_dir, find_config
 from data_pipeline.schema.types import CAMERA_ROLES
 from data_pipeline.sources.raw import Fault
-
-_SPEC = importlib.util.spec_from_file_location("mapping_records", Path(__file__).with_name("records.py"))
-records = importlib.util.module_from_spec(_SPEC)
-sys.modules[_SPEC.name] = records
-_SPEC.loader.exec_module(records)
+from tests.data_pipeline.mapping import records
 
 SETS = sorted(records.TABLE)
 STATELESS = ("nyu_door_opening_surprising_effectiveness", "imperialcollege_sawyer_wrist_cam")
