@@ -2,14 +2,14 @@
 
 Sums are kept as exact integers (a float32 is a whole multiple of 2**-149), so the result is the same to the
 last bit for any order and any division of the work; rounding happens once, at the end. Masked slots do not
-count. Quantiles are left out, and so is the published file's form, whose deviation is taken over non-zero
-entries.
+count. Quantiles are left out. `published_statistics` gives the form of the published file, whose deviation is taken
+over non-zero entries.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -103,6 +103,41 @@ class Moments:
             mean=mean,
             std=std,
         )
+
+
+def published_statistics(name: str, episodes: Iterable[np.ndarray]) -> dict[str, Any]:
+    """One entry of the published `dataset_stat.json` (spec rdt.md section 9.4) from states (steps, 128) each.
+
+    Slots that are empty count as zeros here. The deviation is over the nz entries that are not zero, around a mean
+    over all n of them: sqrt(max(sum z^2 / nz - (sum z / n)^2 n / nz, 0)), z = 0 where |v| <= 1e-8.
+    """
+    count, nonzero = 0, np.zeros(NUM_SLOTS)
+    total, live_total, live_squares = np.zeros(NUM_SLOTS), np.zeros(NUM_SLOTS), np.zeros(NUM_SLOTS)
+    least, most = np.full(NUM_SLOTS, np.inf), np.full(NUM_SLOTS, -np.inf)
+    for states in episodes:
+        values = np.asarray(states, dtype=np.float64)
+        if values.ndim != 2 or values.shape[1] != NUM_SLOTS:
+            raise ValueError(f"states must be (steps, {NUM_SLOTS}), got {values.shape}")
+        if len(values) == 0:
+            continue
+        live = np.abs(values) > 1e-8
+        count += len(values)
+        nonzero += live.sum(axis=0)
+        total += values.sum(axis=0)
+        live_total += np.where(live, values, 0).sum(axis=0)
+        live_squares += np.where(live, values * values, 0).sum(axis=0)
+        least, most = np.minimum(least, values.min(axis=0)), np.maximum(most, values.max(axis=0))
+    if count == 0:
+        raise ValueError(f"dataset {name!r} has no steps: there are no statistics of nothing")
+    nz = np.maximum(nonzero, 1)
+    variance = live_squares / nz - (live_total / count) ** 2 * count / nz
+    return {
+        "dataset_name": name,
+        "state_mean": (total / count).tolist(),
+        "state_std": np.sqrt(np.maximum(variance, 0)).tolist(),
+        "state_min": least.tolist(),
+        "state_max": most.tolist(),
+    }
 
 
 def _exact_sums(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

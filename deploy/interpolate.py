@@ -14,6 +14,16 @@ def lerp(before: np.ndarray, after: np.ndarray, fraction: float) -> np.ndarray:
     return before + fraction * (after - before)
 
 
+def rdt_linear(before: np.ndarray, after: np.ndarray, max_step: np.ndarray) -> np.ndarray:
+    """The published interpolation (spec rdt.md section 12): rows (n, entries) on the line, the last one `after`.
+
+    n = ceil(max |after - before| / max_step), at least 1: no entry moves further than its `max_step` from row to row.
+    Published steps are 0.01 rad a joint and 0.2 a gripper, in raw units.
+    """
+    count = max(int(np.ceil(np.max(np.abs(after - before) / max_step))), 1)
+    return np.linspace(before, after, count + 1)[1:]
+
+
 def smoothstep(fraction: float) -> float:
     """3x^2 - 2x^3 on [0, 1], flat outside: from 0 to 1 with no speed at both ends."""
     x = min(max(fraction, 0.0), 1.0)

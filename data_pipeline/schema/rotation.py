@@ -85,6 +85,37 @@ def matrix_from_euler(euler: np.ndarray) -> np.ndarray:
     return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
 
+def matrix_from_euler_sequence(angles: np.ndarray, sequence: str, *, intrinsic: bool) -> np.ndarray:
+    """(..., 3) angles in rad, one for each letter of `sequence` in order -> (..., 3, 3).
+
+    Extrinsic turns are about the fixed axes, "abc": R = Rc Rb Ra; intrinsic ones about the axes that the earlier
+    turns have moved: R = Ra Rb Rc. Extrinsic "xyz" is `matrix_from_euler`.
+    """
+    angles = _rows(angles, 3, "Euler angles")
+    if (
+        len(sequence) != 3
+        or not set(sequence) <= set("xyz")
+        or sequence[0] == sequence[1]
+        or sequence[1] == sequence[2]
+    ):
+        raise ValueError(
+            f"an Euler sequence is three letters of x, y, z, no equal neighbours ('xyz', 'zyz'), got {sequence!r}"
+        )
+    turns = [_turn(angles[..., i], "xyz".index(axis)) for i, axis in enumerate(sequence)]
+    return turns[0] @ turns[1] @ turns[2] if intrinsic else turns[2] @ turns[1] @ turns[0]
+
+
+def _turn(angle: np.ndarray, axis: int) -> np.ndarray:
+    """(...,) rad about one axis -> (..., 3, 3)."""
+    R = np.zeros((*angle.shape, 3, 3))
+    j, k = (axis + 1) % 3, (axis + 2) % 3
+    R[..., axis, axis] = 1
+    R[..., j, j] = R[..., k, k] = np.cos(angle)
+    R[..., k, j] = np.sin(angle)
+    R[..., j, k] = -R[..., k, j]
+    return R
+
+
 def euler_from_matrix(matrix: np.ndarray) -> np.ndarray:
     """(..., 3, 3) -> (..., 3) roll, pitch, yaw with pitch in [-pi/2, pi/2]; in gimbal lock roll is 0."""
     R = _matrices(matrix)

@@ -8,13 +8,16 @@
     attributes                   sim, compress; and ours: robot, rate_hz, instructions, colour,
                                  action_offset_steps
 
-The arrays stay in the robot's words in a `Recording`; `to_episode` translates. Not read: base_action, effort,
-depth, further cameras, and instruction files beside the episodes.
+Two readers. `read_recording` knows the robot: its arrays stay in the robot's words in a `Recording`, and `to_episode`
+translates; base_action, effort, further cameras and instruction files beside the episodes are not read. `Hdf5Source`
+knows no robot: it delivers every number field and every camera by its path, for a mapping to give meaning. Neither
+reads depth.
 """
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,9 +31,13 @@ from data_pipeline.atomic import write_bytes
 from data_pipeline.frames import JPEG_QUALITY, Colour, JpegFrames, check_frame, encode_frames
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.types import CAMERA_ROLES, Episode, Frames
+from data_pipeline.sources.raw import Fault, FieldSpec, RawEpisode, Shard
 
 CAMERA_KEYS = {"external": "cam_high", "right_wrist": "cam_right_wrist", "left_wrist": "cam_left_wrist"}
 """Camera role -> its name in the file."""
+
+SIDECAR_NAME = "expanded_instruction_gpt-4-turbo.json"
+"""Phrasings of a folder's task, beside its episodes (spec rdt.md section 9.1)."""
 
 _READ_KEYS = {**CAMERA_KEYS, "external": ("cam_high", "top")}  # simulated recordings say `top`
 
@@ -187,6 +194,134 @@ def write_episode(
     write_bytes(path, content.getbuffer())
 
 
+class Hdf5Source:
+    """A folder of ALOHA, ACT or AgileX HDF5 files, one episode each, as records for a mapping.
+
+    Fields are numbers (steps,) or (steps, n) by their path in the file; pictures are what stands in a group `images`.
+    Metadata are the file's attributes (rate_hz, action_offset_steps, colour, robot, ...) and `instruction`, all of its
+    phrasings. A file whose pictures are raw arrays says colour rgb, whatever a mapping says of JPEGs.
+    """
+
+    def __init__(self, root: str | Path, glob: str = "**/*.hdf5") -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"no folder {self.root}")
+        paths = sorted(path for path in self.root.glob(glob) if path.is_file())
+        if not paths:
+            raise FileNotFoundError(f"no file {glob!r} in {self.root}")
+        self._shards = tuple(
+            Shard(path.relative_to(self.root).as_posix(), path, index) for index, path in enumerate(paths)
+        )
+
+    def shards(self) -> Sequence[Shard]:
+        return self._shards
+
+    def fields(self) -> Mapping[str, FieldSpec] | None:
+        """Of the first file: the format has no description of its own. None when that file cannot be read."""
+        try:
+            with _opened(self._shards[0].path) as file:
+                return _field_specs(file)
+        except ValueError:
+            return None
+
+    def read(self, shard: Shard) -> Iterator[RawEpisode | Fault]:
+        try:
+            sidecar = _sidecar(shard.path.parent / SIDECAR_NAME)
+        except (ValueError, OSError) as error:
+            yield Fault("sidecar", shard.name, str(error))
+            return
+        try:
+            yield _read_raw(shard, sidecar)
+        except (ValueError, OSError) as error:
+            yield Fault("truncated", shard.name, str(error))
+
+
+def _field_specs(file: h5py.File) -> dict[str, FieldSpec]:
+    specs = {}
+    for key, dataset in _datasets(file).items():
+        if _is_picture(key):
+            shape = tuple(dataset.shape[1:]) if dataset.ndim == 4 else (None, None, 3)
+            specs[key] = FieldSpec("image", shape, "uint8")
+        elif _is_numbers(dataset):
+            specs[key] = FieldSpec("array", tuple(dataset.shape[1:]), str(dataset.dtype))
+    specs["instruction"] = FieldSpec("text", (), "str")  # once an episode, in the file or beside it
+    return specs
+
+
+def _read_raw(shard: Shard, sidecar: Mapping[str, Any]) -> RawEpisode:
+    with _opened(shard.path) as file:
+        datasets = _datasets(file)
+        fields = {key: _read(dataset) for key, dataset in datasets.items() if _is_numbers(dataset)}
+        if not fields:
+            raise ValueError(f"holds no numbers by step, only {sorted(datasets)}")
+        clock = next((key for key in ("observations/qpos", "action") if key in fields), next(iter(fields)))
+        images = {
+            key: _frames(dataset, shard.path, key, "rgb") for key, dataset in datasets.items() if _is_picture(key)
+        }
+        metadata: dict[str, Any] = {key: _plain(value) for key, value in file.attrs.items() if key != "instructions"}
+        if any(datasets[key].ndim == 4 for key in images):
+            metadata["colour"] = "rgb"
+        texts = _texts(file)
+        if texts:
+            metadata["instruction"] = list(texts)
+        return RawEpisode(
+            name=shard.name,
+            num_steps=len(fields[clock]),
+            fields=fields,
+            images=images,
+            metadata=metadata,
+            sidecar=sidecar,
+        )
+
+
+def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+    found: dict[str, h5py.Dataset] = {}
+    file.visititems(lambda key, item: found.update({key: item}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def _is_picture(key: str) -> bool:
+    return "images" in key.split("/")[:-1]
+
+
+def _is_numbers(dataset: h5py.Dataset) -> bool:
+    key = dataset.name.lstrip("/")
+    listed = dataset.dtype.kind in "fiub" and dataset.ndim in (1, 2)
+    return listed and not _is_picture(key) and key not in ("compress_len", "instruction")
+
+
+def _read(dataset: h5py.Dataset) -> np.ndarray:
+    try:
+        return dataset[()]
+    except OSError as error:
+        raise ValueError(f"key {dataset.name!r} cannot be read: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    return value.decode("utf-8") if isinstance(value, bytes) else value
+
+
+def _texts(file: h5py.File) -> tuple[str, ...]:
+    """Phrasings in the file; a precomputed embedding is none."""
+    stored = file.get("instruction")
+    if "instructions" not in file.attrs and isinstance(stored, h5py.Dataset) and stored.dtype.kind in "fiu":
+        return ()
+    return _instructions(file)
+
+
+def _sidecar(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold an object of phrasings, got {type(content).__name__}")
+    return content
+
+
 class _RawFrames(Sequence[np.ndarray]):
     """Uncompressed frames, read one at a time: an episode of three cameras would fill a gigabyte."""
 
@@ -256,13 +391,17 @@ def _images(file: h5py.File, path: Path, num_steps: int, colour: Colour) -> dict
         pictures = _dataset(file, key)
         if len(pictures) != num_steps:
             raise ValueError(f"key {key!r} has {len(pictures)} frames, 'observations/qpos' has {num_steps} steps")
-        if pictures.ndim == 4:
-            if pictures.dtype != np.uint8 or pictures.shape[3] != 3:
-                raise ValueError(f"key {key!r} must be uint8 (steps, height, width, 3), got {pictures.shape}")
-            images[role] = _RawFrames(path, key, num_steps)
-        else:
-            images[role] = JpegFrames(_jpegs(pictures, key), colour, name=f"{path}: {key}")
+        images[role] = _frames(pictures, path, key, colour)
     return images
+
+
+def _frames(pictures: h5py.Dataset, path: Path, key: str, colour: Colour) -> Frames:
+    """One camera in any coding: raw arrays are RGB and stay in the file, `colour` is that of decoded JPEGs."""
+    if pictures.ndim != 4:
+        return JpegFrames(_jpegs(pictures, key), colour, name=f"{path}: {key}")
+    if pictures.dtype != np.uint8 or pictures.shape[3] != 3:
+        raise ValueError(f"key {key!r} must be uint8 (steps, height, width, 3), got {pictures.shape}")
+    return _RawFrames(path, key, len(pictures))
 
 
 def _jpegs(pictures: h5py.Dataset, key: str) -> list[bytes]:

@@ -1,29 +1,32 @@
 """RDT_DATA_GOLDEN_DIR=... pytest tests/data_pipeline/test_data_golden.py
 
-What the published code makes of one recording (spec rdt.md section 14.2), against ours: `joints.*`,
-`rot.*`, and of each step state, actions, indicator, frames, frame masks, pixel values, control frequency
-and the episode's state mean, deviation and norm. Three groups follow with the code that makes them:
-`randint_range` and `episode_sample_weights` (the cut of a still lead-in, taken from the file here),
-`stat.*` (export of the published statistics form) and `interp.*` (the published interpolation).
+What the published code makes of one recording (spec rdt.md section 14.2), against ours, by two roads: the robot's
+embodiment and the dataset's mapping `agilex`. `joints.*`, `rot.*`, and of each step state, actions, indicator, frames,
+frame masks, pixel values, control frequency and the episode's state mean, deviation and norm; `randint_range`,
+`episode_sample_weights`, `stat.*` and `interp.*`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from data_pipeline.mapping.mapping import Mapping
 from data_pipeline.sampling import make_sample
 from data_pipeline.schema import rotation
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from data_pipeline.schema.types import CAMERA_ROLES, Episode
-from data_pipeline.sources.hdf5 import CAMERA_KEYS, read_episode
-from data_pipeline.stats import Moments
+from data_pipeline.sources.hdf5 import CAMERA_KEYS, SIDECAR_NAME, Hdf5Source, read_episode
+from data_pipeline.stats import Moments, published_statistics
+from data_pipeline.transforms.filters import episode_weights, usable_steps
 from data_pipeline.transforms.images import BACKGROUND, pad_square, resize
+from deploy.interpolate import rdt_linear
 
 GOLDEN = Path(os.environ.get("RDT_DATA_GOLDEN_DIR", Path(__file__).parents[1] / "golden" / "data"))
 ROBOT = Embodiment.from_yaml(find_config("robots", "agilex_cobot_magic"))
@@ -38,6 +41,21 @@ def expected():
 @pytest.fixture(scope="module")
 def episode():
     return read_episode(GOLDEN / "episode_0.hdf5", ROBOT, colour="bgr", instructions=["Pick up the cup."])
+
+
+@pytest.fixture(scope="module")
+def raw():
+    source = Hdf5Source(GOLDEN)
+    (record,) = source.read(source.shards()[0])
+    return record
+
+
+@pytest.fixture(scope="module")
+def mapped(raw):
+    source = Hdf5Source(GOLDEN)
+    mapping = Mapping.from_yaml(find_config("datasets", "agilex"), source.fields())
+    (result,) = mapping.apply(raw)
+    return result
 
 
 def test_joints_to_unified(expected):
@@ -117,3 +135,56 @@ def test_episode_statistics(expected, episode):
         np.testing.assert_allclose(stats.mean, expected[f"{step}.state_mean"], atol=1e-6)
         np.testing.assert_allclose(stats.std, expected[f"{step}.state_std"], atol=1e-6)
         np.testing.assert_allclose(np.hypot(stats.mean, stats.std), expected[f"{step}.state_norm"], atol=1e-6)
+
+
+def test_the_mapping_cuts_the_still_start(expected, mapped, raw):
+    first, stop = expected["randint_range"].tolist()
+    assert mapped.steps.tolist() == list(range(first, stop))
+    assert usable_steps(raw.fields["observations/qpos"], 1e-2) == range(first, stop)
+
+
+def test_the_mapping_gives_states_actions_masks_and_rate(expected, mapped):
+    first = int(expected["randint_range"][0])
+    for step in expected["step_ids"].tolist():
+        horizon, history = len(expected[f"{step}.actions"]), len(expected[f"{step}.cam_high"])
+        sample = make_sample(mapped.episode, step - first, horizon=horizon, image_history=history)
+        np.testing.assert_allclose(sample.observation.state[None], expected[f"{step}.state"], atol=1e-6)
+        np.testing.assert_allclose(sample.action_chunk.actions, expected[f"{step}.actions"], atol=1e-6)
+        np.testing.assert_array_equal(sample.observation.state_mask, expected[f"{step}.state_indicator"])
+        np.testing.assert_array_equal(sample.action_chunk.mask, expected[f"{step}.state_indicator"])
+        assert sample.observation.control_hz == expected[f"{step}.ctrl_freq"]
+        for role, key in CAMERA_KEYS.items():
+            valid = expected[f"{step}.cam_high_mask"]
+            np.testing.assert_array_equal(sample.observation.image_masks[role], valid)
+            difference = sample.observation.images[role].astype(int) - expected[f"{step}.{key}"]
+            assert np.abs(difference[valid]).max() <= 2
+    assert all(mask.all() for mask in mapped.image_masks.values())
+
+
+def test_the_mapping_draws_each_kind_of_phrasing_equally(mapped):
+    groups = json.loads((GOLDEN / SIDECAR_NAME).read_text())
+    shares = dict(zip(mapped.episode.instructions, mapped.instruction_weights, strict=True))
+    for texts in groups.values():
+        texts = [texts] if isinstance(texts, str) else texts
+        assert sum(shares[text] for text in texts) == pytest.approx(1 / len(groups))
+
+
+def test_episode_weights(expected, mapped):
+    np.testing.assert_allclose(episode_weights([mapped.episode.num_steps]), expected["episode_sample_weights"])
+
+
+def test_published_statistics(expected, mapped):
+    ours = published_statistics("agilex", [mapped.episode.states])
+    for name in ("state_mean", "state_std", "state_min", "state_max"):
+        np.testing.assert_allclose(ours[name], expected[f"stat.{name}"], atol=1e-6)
+
+
+def test_published_interpolation(expected):
+    per_arm = [0.01] * 6 + [0.2]
+    max_step = np.array(per_arm * (len(expected["interp.prev"]) // len(per_arm)))
+    rows = rdt_linear(expected["interp.prev"], expected["interp.cur"], max_step)
+    np.testing.assert_allclose(rows, expected["interp.out"], atol=1e-6)
+    target = expected["interp.small"][-1]
+    np.testing.assert_allclose(
+        rdt_linear(expected["interp.prev"], target, max_step), expected["interp.small"], atol=1e-6
+    )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from data_pipeline.schema.layout import NUM_SLOTS
-from data_pipeline.stats import Moments, SlotStats
+from data_pipeline.stats import Moments, SlotStats, published_statistics
 
 MASK = np.zeros(NUM_SLOTS, dtype=bool)
 MASK[[0, 7, 60]] = True
@@ -88,3 +88,24 @@ def test_nothing_is_zeros():
 def test_other_types_are_refused():
     with pytest.raises(ValueError, match="must be float32"):
         Moments.of(np.zeros((2, NUM_SLOTS)), MASK)
+
+
+def test_the_published_form_is_about_entries_that_are_not_zero():
+    states = np.zeros((4, NUM_SLOTS), dtype=np.float32)
+    states[:, 0] = [0, 2, 0, 4]
+    states[:, 1] = [-1, -1, -1, -1]
+    whole = published_statistics("toy", [states])
+    assert whole["dataset_name"] == "toy"
+    assert (whole["state_mean"][0], whole["state_min"][0], whole["state_max"][0]) == (1.5, 0, 4)
+    # squares over the two live entries, minus the squared mean over all four times 4/2
+    assert whole["state_std"][0] == pytest.approx((20 / 2 - 1.5**2 * 4 / 2) ** 0.5)
+    assert whole["state_std"][1] == 0 and whole["state_mean"][1] == -1
+    assert not any(whole["state_mean"][2:])
+    assert published_statistics("toy", [states[:1], states[1:]]) == whole
+
+
+def test_there_is_no_published_form_of_nothing():
+    with pytest.raises(ValueError, match="no steps"):
+        published_statistics("toy", [])
+    with pytest.raises(ValueError, match=r"\(steps, 128\)"):
+        published_statistics("toy", [np.zeros((3, 14))])

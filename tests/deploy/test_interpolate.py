@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.interpolate import brake, hermite, lerp, monotone_slopes, smoothstep, stopping_time
+from deploy.interpolate import brake, hermite, lerp, monotone_slopes, rdt_linear, smoothstep, stopping_time
 
 knots = st.lists(st.tuples(st.floats(0.02, 0.2), st.floats(-1, 1)), min_size=3, max_size=8)
 
@@ -70,3 +70,19 @@ def test_braking_comes_to_rest_after_v_squared_over_2a(velocity, deceleration):
 def test_what_may_stop_at_once_does():
     at_once = brake(np.array([0.3]), np.array([5.0]), np.array([np.inf]), 0.02)
     assert (at_once == [0.3]).all()
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1, 1), min_size=7, max_size=7))
+def test_the_published_interpolation_bounds_every_step(target):
+    before, after = np.zeros(7), np.array(target)
+    max_step = np.array([0.01] * 6 + [0.2])
+    rows = rdt_linear(before, after, max_step)
+    steps = np.abs(np.diff(np.vstack([before, rows]), axis=0))
+    assert (steps <= max_step + 1e-12).all()
+    assert (rows[-1] == after).all()
+    assert len(rows) == 1 or (np.abs(after) / (len(rows) - 1) > max_step).any()  # no more rows than it takes
+
+
+def test_a_small_move_is_not_interpolated():
+    assert rdt_linear(np.zeros(2), np.array([0.004, 0.1]), np.array([0.01, 0.2])).tolist() == [[0.004, 0.1]]

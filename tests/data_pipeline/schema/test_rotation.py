@@ -99,3 +99,22 @@ def test_wrong_widths_are_refused():
         rotation.matrix_from_quaternion(np.zeros(4))
     with pytest.raises(ValueError, match=r"\(\.\.\., 3, 3\)"):
         rotation.rot6d_from_matrix(np.zeros((3, 4)))
+
+
+@given(vectors(3))
+def test_the_extrinsic_xyz_sequence_is_roll_pitch_yaw(euler):
+    ours = rotation.matrix_from_euler_sequence(euler, "xyz", intrinsic=False)
+    np.testing.assert_allclose(ours, rotation.matrix_from_euler(euler), atol=1e-12)
+
+
+@given(vectors(3), st.sampled_from(["xyz", "zyx", "zyz", "xzx", "yxz"]))
+def test_moving_axes_are_fixed_axes_in_reverse(angles, sequence):
+    ours = rotation.matrix_from_euler_sequence(angles, sequence, intrinsic=True)
+    reverse = rotation.matrix_from_euler_sequence(angles[..., ::-1], sequence[::-1], intrinsic=False)
+    np.testing.assert_allclose(ours, reverse, atol=1e-12)
+
+
+@pytest.mark.parametrize("sequence", ["xy", "xxy", "xyy", "abc", "XYZ"])
+def test_what_is_no_euler_sequence(sequence):
+    with pytest.raises(ValueError, match="three letters of x, y, z"):
+        rotation.matrix_from_euler_sequence(np.zeros(3), sequence, intrinsic=False)
