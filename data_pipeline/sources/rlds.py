@@ -293,7 +293,11 @@ def read_features(path: Path) -> FeatureTree:
 
 
 def _walk(
-    path: str, node: Mapping[str, Any], outer: tuple[int | None, ...], leaves: dict[str, Feature], unknown: dict[str, str]
+    path: str,
+    node: Mapping[str, Any],
+    outer: tuple[int | None, ...],
+    leaves: dict[str, Feature],
+    unknown: dict[str, str],
 ) -> None:
     """Collect the leaves below a node; `outer` are the lengths of the sequences around it."""
     if "featuresDict" in node:

@@ -28,6 +28,8 @@ class TfdsSource:
         self.path = find_version(path)
         self.info = read_info(self.path)
         self.tree = read_features(self.path)
+        if self.info.file_format == "array_record":
+            raise ValueError(f"{self.path}: tf.data does not read array_record files: use the source 'rlds'")
         if split != "all" and split not in self.info.splits:
             raise ValueError(f"{self.path}: " + unknown_name("split", split, ["all", *self.info.splits]))
         names = sorted(self.info.splits) if split == "all" else [split]
