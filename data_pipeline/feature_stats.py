@@ -76,7 +76,9 @@ def quantiles(rows: np.ndarray) -> Stats:
 def suspicious_cameras(stats: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Cameras whose stored deviation is impossibly small: such a file's statistics were not computed rightly."""
     return [
-        key for key, of in stats.items() if np.shape(of.get("std")) == (3, 1, 1) and np.max(of["std"]) < MIN_CAMERA_STD
+        key
+        for key, of in stats.items()
+        if np.shape(of.get("std", 0.0)) == (3, 1, 1) and np.max(of["std"]) < MIN_CAMERA_STD
     ]
 
 

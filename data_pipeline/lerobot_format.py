@@ -232,7 +232,7 @@ def dataset_info(
 def tasks_table(tasks: Sequence[str]) -> pa.Table:
     """Tasks of version 3.0: the texts are the pandas index, and the metadata must say so."""
     index = "__index_level_0__"
-    columns = [
+    columns: list[dict[str, Any]] = [
         {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64"},
         {"name": None, "field_name": index, "pandas_type": "unicode", "numpy_type": "object"},
     ]

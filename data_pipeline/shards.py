@@ -252,7 +252,8 @@ class DataFile:
 def read_rows(path: Path, keys: Sequence[str], start: int, stop: int) -> pa.Table:
     """Some columns of rows start .. stop - 1, through parquet."""
     with pq.ParquetFile(path, memory_map=True) as file:
-        groups, first, row = [], 0, 0
+        groups: list[int] = []
+        first = row = 0
         for group in range(file.num_row_groups):
             end = row + file.metadata.row_group(group).num_rows
             if row < stop and end > start:

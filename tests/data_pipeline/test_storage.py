@@ -92,8 +92,9 @@ def contents(store) -> dict[str, bytes]:
     return {p.relative_to(store.path).as_posix(): p.read_bytes() for p in store.path.rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize("file_megabytes", [256, 0.02])
-@pytest.mark.parametrize("reached", range(14))
+@pytest.mark.parametrize(
+    ("file_megabytes", "reached"), [*((256, n) for n in range(10)), *((0.02, n) for n in range(0, 16, 3))]
+)
 def test_a_writer_killed_anywhere_ends_with_the_same_bytes(
     tmp_path, robot, episode, monkeypatch, file_megabytes, reached
 ):
