@@ -25,6 +25,7 @@ CONFINED = {
         "deploy/node.py",
     ),
     "tianshou": ("rdt/alignment/tianshou_bridge.py", "rdt/alignment/c_gail.py"),
+    "av": ("data_pipeline/sources/video.py",),
     "tensorflow": ("data_pipeline/sources/rlds.py",),
     "tensorflow_datasets": ("data_pipeline/sources/rlds.py",),
     "pyrealsense2": ("robot_drivers/realsense.py",),
