@@ -59,14 +59,14 @@ class VideoFrames(Sequence[np.ndarray]):
 
     def __init__(self, path: str | Path, start_frame: int = 0, num_frames: int | None = None) -> None:
         self.path = Path(path)
-        self.index = read_index(path)
-        available = self.index.num_frames - start_frame
+        self.video = read_index(path)
+        available = self.video.num_frames - start_frame
         self._num_frames = available if num_frames is None else num_frames
         self.start_frame = start_frame
         if start_frame < 0 or not 0 <= self._num_frames <= available:
             raise ValueError(
                 f"{path}: frames {start_frame} to {start_frame + self._num_frames} are asked for, the file has "
-                f"{self.index.num_frames}: it is cut short or its metadata are wrong"
+                f"{self.video.num_frames}: it is cut short or its metadata are wrong"
             )
         self._decoder: _Decoder | None = None
 
@@ -76,7 +76,7 @@ class VideoFrames(Sequence[np.ndarray]):
     def __getitem__(self, step: int) -> np.ndarray:  # type: ignore[override]  # one frame, no slices
         number = self.start_frame + range(self._num_frames)[step]
         if self._decoder is None:
-            self._decoder = _Decoder(self.path, self.index)
+            self._decoder = _Decoder(self.path, self.video)
         return self._decoder.frame(number)
 
     def __iter__(self) -> Iterator[np.ndarray]:

@@ -38,7 +38,7 @@ def test_length_shape_and_rate(video):
     assert len(frames) == NUM_FRAMES
     assert frames[0].shape == (32, 48, 3)
     assert frames[0].dtype == np.uint8
-    assert frames.index.rate_hz == 15
+    assert frames.video.rate_hz == 15
 
 
 def test_forward_walk_sees_every_frame_in_order(video):
