@@ -19,11 +19,14 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from data_pipeline.atomic import read_json
+from data_pipeline.feature_stats import MIN_CAMERA_STD, suspicious_cameras
 from data_pipeline.frames import JpegFrames
 from data_pipeline.lerobot_format import (
     COUNTERS,
+    EPISODES_STATS_V2,
     EPISODES_V2,
     INFO,
+    STATS,
     Feature,
     from_arrow,
     read_json_lines,
@@ -114,6 +117,18 @@ class LeRobotSource:
             return
         for number in runs:
             yield Fault("wrong_length", f"{shard.name}, episode {number}", "not in the table of episodes: left out")
+
+    def faults(self) -> list[Fault]:
+        """What is wrong with the dataset as a whole. Its statistics are never used, but other tools use them."""
+        if (self.root / STATS).is_file():
+            stored = [read_json(self.root / STATS, _ADVICE)]
+        elif (self.root / EPISODES_STATS_V2).is_file():
+            stored = [row["stats"] for row in read_json_lines(self.root / EPISODES_STATS_V2)]
+        else:
+            stored = []
+        cameras = sorted({key for stats in stored for key in suspicious_cameras(stats)})
+        told = f"its stored deviation is below {MIN_CAMERA_STD}, which no camera has: compute the statistics anew"
+        return [Fault("bad_statistics", f"{self.root / 'meta'}, {key}", told) for key in cameras]
 
     def names(self, key: str) -> tuple[str, ...] | None:
         """What the dataset calls the entries of a feature. Written by hand, and wrong in known datasets."""
