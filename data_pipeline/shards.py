@@ -1,8 +1,8 @@
 """Data files of the native store: written whole, joined without decoding, read by byte.
 
 A data file is parquet that any tool opens. Its pictures lie there uncompressed, in row groups of a few steps, and an
-index beside it (Arrow) says where each JPEG begins and holds the unified vectors: a sample is some slices of two
-memory-mapped files, whatever the size of the store, and no parquet is parsed. The index is derived: a missing or
+index beside it (Arrow) says where each JPEG begins and holds the unified vectors and marks: a sample is some slices of
+two memory-mapped files, whatever the size of the store, and no parquet is parsed. The index is derived: a missing or
 outdated one is made from the parquet when the file is opened.
 """
 
@@ -42,6 +42,9 @@ from data_pipeline.transforms.images import resize
 
 SOURCE = "source."
 """Prefix of the columns that keep a source's own fields."""
+
+MARK = "rdt."
+"""Prefix of the columns that mark steps: truth values, or whole numbers from 0 on."""
 
 _GLOBAL = ("episode_index", "index", "task_index")  # known only when an episode has its place in the store
 _NOTE = b"rdt"  # key of the description in the footer of a staged file
@@ -105,11 +108,13 @@ def stage_episode(
     *,
     source: Mapping[str, Any] | None = None,
     native: Mapping[str, np.ndarray] | None = None,
+    marks: Mapping[str, np.ndarray] | None = None,
 ) -> Staged:
     """Write one episode as a file of its own, whole or not at all: all the costly work, needing no store.
 
     Every picture is decoded once, so a broken one is found now. `native` are the source's own fields by path, (steps,
-    ...) numbers or text; `source` is noted beside them. Raises `ValueError` for what cannot be stored.
+    ...) numbers or text; `marks` are bool or int64 (steps,), read as fast as the vectors; `source` is noted in the
+    table. Raises `ValueError` for what cannot be stored.
     """
     num_steps = episode.num_steps
     vectors = {STATE: episode.states, ACTION: episode.actions}
@@ -132,6 +137,13 @@ def stage_episode(
             raise ValueError(f"episode {episode.name!r}: source field {name!r} {what}")
         features[key] = array_feature(values, path=name, step_shape=list(values.shape[1:]))
         vectors[key] = values
+    for name, values in (marks or {}).items():
+        if values.shape != (num_steps,) or values.dtype not in (np.bool_, np.int64) or values.min() < 0:
+            raise ValueError(
+                f"episode {episode.name!r}: mark {name!r} must be bool, or int64 from 0 on, of shape ({num_steps},), "
+                f"got {values.dtype} {values.shape} from {values.min()} on"
+            )
+        features[MARK + name], vectors[MARK + name] = array_feature(values), values
     ours = counters(num_steps, episode.rate_hz, 0, 0, 0)
     features |= COUNTERS
     for key, values in {**vectors, **{key: ours[key] for key in ours if key not in _GLOBAL}}.items():
@@ -204,7 +216,7 @@ def write_index(data_file: Path, index: Path) -> None:
 
 
 def build_index(path: Path) -> pa.Table:
-    """Where each picture of a data file begins, its length (-1: none), and the vectors of each row."""
+    """Where each picture of a data file begins, its length (-1: none), the vectors and marks (-1: none) of each row."""
     with pq.ParquetFile(path, memory_map=True) as file, path.open("rb") as content:
         leaves = {file.schema.column(i).path: i for i in range(len(file.schema))}
         cameras = [name for name in file.schema_arrow.names if name.startswith(IMAGES)]
@@ -222,8 +234,10 @@ def build_index(path: Path) -> pa.Table:
                         raise ValueError("its pictures are not where this writer puts them: another tool wrote it")
                 places[f"{key}.begin"].append(begins)
                 places[f"{key}.length"].append(lengths)
-        vectors = file.read(columns=[STATE, ACTION], use_threads=False).combine_chunks()
+        marks = [name for name in file.schema_arrow.names if name.startswith(MARK)]
+        vectors = file.read(columns=[STATE, ACTION, *marks], use_threads=False).combine_chunks()
     columns = {name: vectors[name] for name in (STATE, ACTION)}
+    columns |= {name: pc.fill_null(vectors[name].cast(pa.int64()), -1) for name in marks}
     columns |= {name: pa.array(np.concatenate(values)) for name, values in places.items()}
     return pa.table(columns).replace_schema_metadata({_BYTES: str(path.stat().st_size)})
 
@@ -240,6 +254,7 @@ class DataFile:
             self._bytes = mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ)
         self.states = _vectors(table[STATE])  # (rows, 128), read-only
         self.actions = _vectors(table[ACTION])
+        self.marks = {name: table[name].to_numpy() for name in table.column_names if name.startswith(MARK)}
         names = [name.removesuffix(".begin") for name in table.column_names if name.endswith(".begin")]
         self._places = {name: (table[f"{name}.begin"].to_numpy(), table[f"{name}.length"].to_numpy()) for name in names}
 

@@ -6,8 +6,8 @@
     incoming/000007.parquet  episodes that were added since, one file each
 
 `observation.state` and `action` are the 128 unified slots, `observation.images.<role>` the cameras,
-`source.<path>` the source's own columns; masks, phrasings, rate, action offset and origin of an episode stand in
-its row of meta/episodes, column `rdt/episode`.
+`source.<path>` the source's own columns, `rdt.<name>` marks of steps (which actions are valid, say); masks,
+phrasings, rate, action offset and origin of an episode stand in its row of meta/episodes, column `rdt/episode`.
 
 An added episode is there whole or not at all, whenever the writer is killed. `flush` joins the added ones into data
 files and writes meta/info.json last: rows beyond its count do not count, and the files they came from are removed
@@ -55,6 +55,7 @@ from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.layout import NUM_SLOTS
 from data_pipeline.schema.types import Episode
 from data_pipeline.shards import (
+    MARK,
     SOURCE,
     DataFile,
     EpisodeEntry,
@@ -237,6 +238,17 @@ class EpisodeStore(Sequence[Episode]):
                 native[feature.extra["path"]] = values.reshape(len(values), *feature.extra["step_shape"])
         return native
 
+    def marks(self, index: int) -> dict[str, np.ndarray]:
+        """The marks of an episode's steps, as they were given to `add`; cheap enough for every sample."""
+        index = range(len(self))[index]
+        entry, place = self._entries[index], self._places[index]
+        rows = slice(place.first_row, place.first_row + entry.num_steps)
+        marks = {}
+        for key, values in self._file(place).marks.items():
+            if values[place.first_row] >= 0:
+                marks[key.removeprefix(MARK)] = values[rows].astype(self._features[key].dtype)
+        return marks
+
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._names)
@@ -245,6 +257,11 @@ class EpisodeStore(Sequence[Episode]):
     def episode_lengths(self) -> tuple[int, ...]:
         """Steps of each episode, without reading any."""
         return tuple(entry.num_steps for entry in self._entries)
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """All phrasings of all episodes, each once, without reading any."""
+        return tuple(self._tasks())
 
     @property
     def sources(self) -> dict[str, Any]:
@@ -270,15 +287,17 @@ class EpisodeStore(Sequence[Episode]):
         episode: Episode,
         source: Mapping[str, Any] | None = None,
         native: Mapping[str, np.ndarray] | None = None,
+        marks: Mapping[str, np.ndarray] | None = None,
     ) -> int:
         """Append an episode durably and return its index.
 
         `source` is noted beside it, plain types. `native` are the source's own fields by path, (steps, ...): what a
-        corrected mapping needs to make the unified vectors anew.
+        corrected mapping needs to make the unified vectors anew. `marks` are bool or int64 (steps,): what a sampler
+        has to know of steps beside the episode.
         """
         self._check_name(episode.name)
         path = self._staged_path(len(self))
-        staged = stage_episode(path, episode, self.profile, source=source, native=native)
+        staged = stage_episode(path, episode, self.profile, source=source, native=native, marks=marks)
         try:
             return self._append(staged, path)
         except ValueError:

@@ -214,6 +214,29 @@ def test_the_sources_own_columns_come_back(tmp_path, robot, episode):
         store.add(episode(name="c"), native={"a/b": np.zeros(9), "a.b": np.zeros(9)})
 
 
+def test_marks_of_steps_come_back(tmp_path, robot, episode):
+    valid, phrase = np.arange(9) < 7, np.arange(9) % 2
+    with EpisodeStore.create(tmp_path / "store", robot) as store:
+        store.add(episode(name="a"), marks={"action_valid": valid})
+        store.add(episode(name="b"), marks={"action_valid": ~valid, "instruction": phrase})
+        for _ in range(2):  # staged, then joined
+            assert [sorted(store.marks(i)) for i in range(2)] == [["action_valid"], ["action_valid", "instruction"]]
+            np.testing.assert_array_equal(store.marks(1)["action_valid"], ~valid)
+            np.testing.assert_array_equal(store.marks(-1)["instruction"], phrase)
+            assert store.marks(0)["action_valid"].dtype == bool
+            store.flush()
+        for wrong in (valid[:3], phrase - 1, np.ones(9)):
+            with pytest.raises(ValueError, match="mark 'x' must be bool, or int64 from 0 on"):
+                store.add(episode(name="c"), marks={"x": wrong})
+
+
+def test_instructions_of_all_episodes_each_once(tmp_path, robot, episode):
+    with EpisodeStore.create(tmp_path / "store", robot) as store:
+        store.add(episode(name="a", instructions=("pour", "fill")))
+        store.add(episode(name="b", instructions=("fill", "wipe")))
+    assert EpisodeStore.open(tmp_path / "store").instructions == ("pour", "fill", "wipe")
+
+
 def test_the_index_is_made_again_where_it_is_missing_or_another_files(store):
     pictures = [np.stack(list(e.images["external"])) for e in store]
     index = store.path / "index/chunk-000/file-000.arrow"
