@@ -70,9 +70,12 @@ from data_pipeline.shards import (
 )
 from data_pipeline.stats import Moments, SlotStats
 
+HEADER = "store.json"
+ENTRY = "rdt/episode"
+"""Column of the episode table with what the format has no place for."""
+
 _FORMAT, _VERSION = "rdt-store", 2
-_HEADER, _INCOMING = "store.json", "incoming"
-_ENTRY = "rdt/episode"  # column of the episode table
+_INCOMING = "incoming"
 _EPISODES_A_FILE = 1000  # rows of a file of the episode table
 _OPEN_FILES = 64
 _QUANTILE_ROWS = 2**20  # quantiles of larger stores are of evenly spread rows
@@ -127,7 +130,7 @@ class EpisodeStore(Sequence[Episode]):
         then its label.
         """
         path = Path(path)
-        if not (path / _HEADER).exists():
+        if not (path / HEADER).exists():
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise ValueError(f"{path} exists and is no episode store: choose an empty or absent folder")
             store = cls(path, embodiment, embodiment.name if embodiment else robot_type, profile or Profile())
@@ -138,7 +141,7 @@ class EpisodeStore(Sequence[Episode]):
                 "embodiment": embodiment.to_dict() if embodiment else None,
                 "profile": asdict(store.profile),
             }
-            write_json(path / _HEADER, header)
+            write_json(path / HEADER, header)
             store.flush()
             return store
         store = cls.open(path)
@@ -158,11 +161,11 @@ class EpisodeStore(Sequence[Episode]):
         """An existing store. Reads its table, and the episodes that a writer added without `flush`."""
         path = Path(path)
         try:
-            content = json.loads((path / _HEADER).read_text(encoding="utf-8"))
+            content = json.loads((path / HEADER).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise FileNotFoundError(f"{path} is no episode store: it has no {_HEADER}") from None
+            raise FileNotFoundError(f"{path} is no episode store: it has no {HEADER}") from None
         except ValueError as error:
-            raise ValueError(f"{path / _HEADER} is damaged ({error}): remove {path} and convert again") from None
+            raise ValueError(f"{path / HEADER} is damaged ({error}): remove {path} and convert again") from None
         if content.get("format") != _FORMAT or content.get("version") != _VERSION:
             raise ValueError(
                 f"{path} has format {content.get('format')!r} version {content.get('version')!r}, this code "
@@ -211,9 +214,9 @@ class EpisodeStore(Sequence[Episode]):
         return StoredEpisode(
             name=entry.name,
             states=file.states[rows],
-            state_mask=_mask(entry.state_slots),
+            state_mask=slot_mask(entry.state_slots),
             actions=file.actions[rows],
-            action_mask=_mask(entry.action_slots),
+            action_mask=slot_mask(entry.action_slots),
             images=images,
             instructions=entry.instructions,
             rate_hz=entry.rate_hz,
@@ -363,9 +366,9 @@ class EpisodeStore(Sequence[Episode]):
             file = self._file(place)
             rows = slice(place.first_row, place.first_row + entry.num_steps)
             if which == "state":
-                moments += Moments.of(file.states[rows], _mask(entry.state_slots))
+                moments += Moments.of(file.states[rows], slot_mask(entry.state_slots))
             else:
-                moments += Moments.of(file.actions[rows], _mask(entry.action_slots))
+                moments += Moments.of(file.actions[rows], slot_mask(entry.action_slots))
         return moments
 
     def __getstate__(self) -> dict[str, Any]:
@@ -414,8 +417,8 @@ class EpisodeStore(Sequence[Episode]):
         total, files = info["total_episodes"], []
         for number in range(-(-total // _EPISODES_A_FILE)):
             place = ["data/chunk_index", "data/file_index"]
-            table = pq.read_table(self._episodes_path(number), columns=[_ENTRY, *place], use_threads=False)
-            self._entries += [EpisodeEntry.from_json(text) for text in table[_ENTRY].to_pylist()]
+            table = pq.read_table(self._episodes_path(number), columns=[ENTRY, *place], use_threads=False)
+            self._entries += [EpisodeEntry.from_json(text) for text in table[ENTRY].to_pylist()]
             pairs = zip(*(table[key].to_pylist() for key in place), strict=True)
             files += [chunk * info["chunks_size"] + file for chunk, file in pairs]
         if len(self._entries) < total:
@@ -458,7 +461,7 @@ class EpisodeStore(Sequence[Episode]):
         self, features: dict[str, Feature], files: list[int], tasks: dict[str, int], staged_stats: list[dict[str, Any]]
     ) -> None:
         """Everything below meta/, the count of episodes last."""
-        columns = episodes_schema(features).append(pa.field(_ENTRY, pa.string()))
+        columns = episodes_schema(features).append(pa.field(ENTRY, pa.string()))
         first = len(self) - len(staged_stats)
         starts = [0, *accumulate(self.episode_lengths)]
         for number in range(first // _EPISODES_A_FILE, -(-len(self) // _EPISODES_A_FILE)):
@@ -476,7 +479,7 @@ class EpisodeStore(Sequence[Episode]):
                     "dataset_to_index": starts[i + 1],
                     **stats_columns(staged_stats[i - first] | {key: row_stats(ours[key]) for key in ours}),
                     **{f"meta/episodes/{key}": value for key, value in file_place(number).items()},
-                    _ENTRY: entry.to_json(),
+                    ENTRY: entry.to_json(),
                 }
                 rows.append(row)
             table = pa.Table.from_pylist(rows, schema=columns)
@@ -615,7 +618,8 @@ def _file_cache() -> Callable[[Path, Path], DataFile]:
 
 
 @lru_cache(maxsize=1024)
-def _mask(slots: tuple[int, ...]) -> np.ndarray:
+def slot_mask(slots: tuple[int, ...]) -> np.ndarray:
+    """bool (128,), True in the slots given; read-only."""
     mask = np.zeros(NUM_SLOTS, dtype=bool)
     mask[list(slots)] = True
     mask.flags.writeable = False

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.export.aloha import export_aloha
+from data_pipeline.export.archive import archive
 from data_pipeline.export.lerobot import export_lerobot
 from data_pipeline.schema.registry import unknown_name
 from data_pipeline.storage import EpisodeStore
@@ -17,6 +18,7 @@ EXPORTS: dict[str, Callable[..., None]] = {
     "lerobot-v2.1": partial(export_lerobot, version="v2.1"),
     "gr00t": partial(export_lerobot, version="v2.1", gr00t=True),
     "hdf5": export_aloha,
+    "archive": archive,
 }
 
 

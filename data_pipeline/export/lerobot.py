@@ -96,7 +96,7 @@ def export_lerobot(
         raise ValueError(f"{store.path} holds no episodes: there is nothing to export")
     roles = _roles(store, cameras)
     with atomic_folder(out) as folder:
-        writer = _Writer(folder, store, version, visual, coding or VideoCoding())
+        writer = DatasetWriter(folder, store, version, visual, coding or VideoCoding())
         for index, episode in enumerate(store):
             columns, features = _columns(store, index, episode, vectors)
             if gr00t:
@@ -156,15 +156,25 @@ class _VideoFile:
     clips: list[Frames] = field(default_factory=list)
 
 
-class _Writer:
+class DatasetWriter:
     """A dataset folder in the making."""
 
-    def __init__(self, root: Path, store: EpisodeStore, version: Version, visual: Visual, coding: VideoCoding) -> None:
+    def __init__(
+        self,
+        root: Path,
+        store: EpisodeStore,
+        version: Version,
+        visual: Visual,
+        coding: VideoCoding,
+        columns: Mapping[str, Feature] | None = None,
+    ) -> None:
+        """With `columns`, all that there will be but cameras, an episode may lack some of them, and cameras too."""
         if version not in DATA_PATHS or visual not in ("image", "video"):
             raise ValueError(f"version must be v2.1 or v3.0 and visual image or video, got {version!r}, {visual!r}")
         self._root, self._version, self._visual, self._coding = root, version, visual, coding
         self._robot_type, self._fps = store.robot_type, store.entries[0].rate_hz
-        self._features: dict[str, Feature] = {}
+        self._may_lack = columns is not None
+        self._features: dict[str, Feature] = dict(columns or {})
         self._tasks: dict[str, int] = {}
         self._stats: list[dict[str, Stats]] = []
         self._rows: list[dict[str, Any]] = []  # of the episode table
@@ -183,7 +193,9 @@ class _Writer:
         features: Mapping[str, Feature],
         images: Mapping[str, Frames],
         episode: Episode,
+        note: Mapping[str, str] | None = None,
     ) -> None:
+        """One episode; `note` are further columns of its row in the table of version 3.0, text."""
         number = len(self._rows)
         if episode.rate_hz != self._fps:
             raise ValueError(
@@ -199,16 +211,14 @@ class _Writer:
             pictures[key] = camera_feature(self._visual, *sampled[0].shape[:2], **self._video_note(sampled[0]))
             stats[key] = frame_stats(sampled)
         everything = {**features, **pictures, **COUNTERS}
-        if self._features and everything != self._features:
-            different = [key for key in everything if everything[key] != self._features.get(key)]
-            raise ValueError(f"episode {episode.name!r} has other {different} than the first: a dataset has one form")
-        self._features = everything
+        self._check_form(episode.name, everything)
         row = {
             "episode_index": number,
             "tasks": list(episode.instructions),
             "length": episode.num_steps,
             "dataset_from_index": self._num_steps,
             "dataset_to_index": self._num_steps + episode.num_steps,
+            **(note or {}),
         }
         arrays = {key: to_arrow(everything[key], rows) for key, rows in values.items()}
         for key, frames in images.items():
@@ -217,8 +227,9 @@ class _Writer:
                 arrays[key] = images_to_arrow(list(encoded.encoded))
             else:
                 row |= self._add_video(key, frames, sum(map(len, encoded.encoded)))
-        whole = schema(everything)
-        row |= self._add_rows(pa.table({name: arrays[name] for name in whole.names}, schema=whole))
+        whole = schema(self._features)
+        lacking = {field.name: pa.nulls(episode.num_steps, field.type) for field in whole if field.name not in arrays}
+        row |= self._add_rows(pa.table({name: {**arrays, **lacking}[name] for name in whole.names}, schema=whole))
         self._rows.append(row)
         self._stats.append(stats)
         self._num_steps += episode.num_steps
@@ -254,12 +265,22 @@ class _Writer:
     def dataset_stats(self) -> dict[str, dict[str, list]]:
         """Of all episodes; cameras from the frames that the episodes' own were taken from."""
         stats = {}
-        for key in self._stats[0]:
-            merged = merge_stats([of[key] for of in self._stats])
+        for key in dict.fromkeys(key for of in self._stats for key in of):
+            merged = merge_stats([of[key] for of in self._stats if key in of])
             stats[key] = to_plain(
                 merged | (quantiles(np.concatenate(self._values[key])) if key in self._values else {})
             )
         return stats
+
+    def _check_form(self, name: str, features: dict[str, Feature]) -> None:
+        """A dataset has one form: take the first episode's, and hold the others to it."""
+        known = self._features or features
+        different = [key for key in features if features[key] != known.get(key, features[key])]
+        if not self._may_lack:
+            different += sorted(set(known) ^ set(features))
+        if different:
+            raise ValueError(f"episode {name!r} has other {different} than those before it: a dataset has one form")
+        self._features = {**known, **features}
 
     def _add_rows(self, table: pa.Table) -> dict[str, int]:
         """Write the rows of an episode; where they are, for version 3.0."""
@@ -324,6 +345,8 @@ class _Writer:
 
     def _write_meta_v3(self, stats: list[dict[str, dict[str, list]]]) -> None:
         columns = episodes_schema(self._features)
+        for name in [name for name in self._rows[0] if name not in columns.names]:
+            columns = columns.append(pa.field(name, pa.string()))
         for number in range(-(-len(self._rows) // _EPISODES_A_FILE)):
             place = file_place(number)
             here = slice(number * _EPISODES_A_FILE, (number + 1) * _EPISODES_A_FILE)

@@ -185,7 +185,7 @@ class LeRobotSource:
                     faults.add("missing_camera", f"{key!r} has no pictures: that view is missing")
                 else:
                     images[key] = frames
-            else:
+            elif table[key].null_count < len(table):  # else an episode without that field
                 try:
                     fields[key] = from_arrow(table[key], feature)
                 except ValueError as error:

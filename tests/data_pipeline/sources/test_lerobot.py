@@ -260,6 +260,13 @@ def test_lengths_that_disagree_are_told(tmp_path):
     assert found[2].where.endswith("episode 1") and "not in the table" in found[2].message
 
 
+def test_a_field_may_be_empty_in_an_episode(tmp_path):
+    root = hand_written(tmp_path / "set", "v2.1")
+    change_rows(root / "data/chunk-000/episode_000000.parquet", "next.done", [None] * 6)
+    first, second, _ = read(root)
+    assert "next.done" not in first.fields and "next.done" in second.fields
+
+
 def test_a_column_that_is_missing_is_told(tmp_path):
     root = hand_written(tmp_path / "set", "v2.1")
     path = root / "data/chunk-000/episode_000000.parquet"
