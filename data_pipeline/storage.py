@@ -1,111 +1,270 @@
-"""The native store: episodes in unified units on disk, one shard a file, pictures as JPEG.
+"""The native store: episodes in unified units, in the layout of LeRobotDataset v3.0, pictures as JPEG columns.
 
-    store.json             format, version, embodiment, and a table of the episodes
-    episodes/000000.npz    live slots of states and actions, masks, JPEG bytes with their ends, description
+    store.json             what makes it a store: format, version, robot, profile
+    meta/, data/           the dataset (spec interop.md section 2), complete whenever `flush` has returned
+    index/                 beside each data file: where its pictures begin, and the unified vectors
+    incoming/000007.parquet  episodes that were added since, one file each
 
-Shards are written whole or not at all and describe themselves; the table is a copy of their descriptions
-for opening in one read, renewed by `flush`. An interrupted writer therefore loses at most the episode in
-hand: the next one adopts the shards that the table does not list. One writer at a time.
+`observation.state` and `action` are the 128 unified slots, `observation.images.<role>` the cameras,
+`source.<path>` the source's own columns, `rdt.<name>` marks of steps (which actions are valid, say); masks,
+phrasings, rate, action offset and origin of an episode stand in its row of meta/episodes, column `rdt/episode`.
+
+An added episode is there whole or not at all, whenever the writer is killed. `flush` joins the added ones into data
+files and writes meta/info.json last: rows beyond its count do not count, and the files they came from are removed
+only then, so a repeated call ends with the same bytes. One writer at a time.
 """
 
 from __future__ import annotations
 
 import json
-import zipfile
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import shutil
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data_pipeline.atomic import atomic_path, remove_leftovers, write_json
-from data_pipeline.frames import JPEG_QUALITY, JpegFrames, encode_frames
+from data_pipeline.feature_stats import frame_stats, merge_stats, quantiles, row_stats, sampled_steps, to_plain
+from data_pipeline.frames import JpegFrames
+from data_pipeline.lerobot_format import (
+    COUNTERS,
+    DATA_PATHS,
+    EPISODES_PATH,
+    IMAGES,
+    INFO,
+    STATS,
+    TASKS_V3,
+    Feature,
+    counters,
+    dataset_info,
+    episodes_schema,
+    file_place,
+    from_arrow,
+    stats_columns,
+    tasks_table,
+)
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.layout import NUM_SLOTS
 from data_pipeline.schema.types import Episode
+from data_pipeline.shards import (
+    MARK,
+    SOURCE,
+    DataFile,
+    EpisodeEntry,
+    Part,
+    Profile,
+    Staged,
+    join,
+    read_rows,
+    read_staged,
+    stage_episode,
+    write_index,
+)
 from data_pipeline.stats import Moments, SlotStats
 
-_FORMAT, _VERSION = "rdt-store", 1
-_CACHE_BYTES = 2**30  # encoded episodes that a store keeps in memory
+HEADER = "store.json"
+ENTRY = "rdt/episode"
+"""Column of the episode table with what the format has no place for."""
+
+_FORMAT, _VERSION = "rdt-store", 2
+_INCOMING = "incoming"
+_EPISODES_A_FILE = 1000  # rows of a file of the episode table
+_OPEN_FILES = 64
+_QUANTILE_ROWS = 2**20  # quantiles of larger stores are of evenly spread rows
+_STATS_FRAMES = 64  # pictures of a camera that its statistics are taken from
+
+
+@dataclass(frozen=True)
+class StoredEpisode(Episode):
+    """An episode of a store: checked when it was written, so that drawing a sample costs no check of the whole."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Rows of an episode."""
+
+    data: Path
+    index: Path
+    first_row: int
 
 
 class EpisodeStore(Sequence[Episode]):
-    """Episodes of one robot. Made by `create` or `open`."""
+    """Episodes of one robot, or of one dataset whose robot has no description. Made by `create` or `open`."""
 
-    def __init__(self, path: Path, embodiment: Embodiment, table: list[dict[str, Any]]) -> None:
+    def __init__(self, path: Path, embodiment: Embodiment | None, robot_type: str | None, profile: Profile) -> None:
         self.path = path
-        self.embodiment = embodiment
-        self._table = table  # one description an episode, in shard order
-        self._cache: OrderedDict[int, tuple[Episode, int]] = OrderedDict()  # index -> episode, bytes
+        self.robot_type = robot_type
+        self.profile = profile
+        self._embodiment = embodiment
+        self._features: dict[str, Feature] = dict(COUNTERS)
+        self._committed_features: dict[str, Feature] = {}  # of the data files
+        self._entries: list[EpisodeEntry] = []
+        self._places: list[_Place] = []
+        self._file_numbers: list[int] = []  # data file of each committed episode
+        self._names: dict[str, int] = {}
+        self._open_file = _file_cache()
 
     @classmethod
-    def create(cls, path: str | Path, embodiment: Embodiment) -> EpisodeStore:
-        """A store to add to: a fresh one, or the one that is there already if it is of the same robot."""
+    def create(
+        cls,
+        path: str | Path,
+        embodiment: Embodiment | None,
+        *,
+        robot_type: str | None = None,
+        profile: Profile | None = None,
+    ) -> EpisodeStore:
+        """A store to add to: a fresh one, or the one that is there already if it is of the same robot and profile.
+
+        Without an embodiment the store holds episodes that somebody else brought into unified units; `robot_type` is
+        then its label.
+        """
         path = Path(path)
-        if not (path / "store.json").exists():
+        if not (path / HEADER).exists():
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise ValueError(f"{path} exists and is no episode store: choose an empty or absent folder")
-            store = cls(path, embodiment, [])
+            store = cls(path, embodiment, embodiment.name if embodiment else robot_type, profile or Profile())
+            header = {
+                "format": _FORMAT,
+                "version": _VERSION,
+                "robot_type": store.robot_type,
+                "embodiment": embodiment.to_dict() if embodiment else None,
+                "profile": asdict(store.profile),
+            }
+            write_json(path / HEADER, header)
             store.flush()
             return store
         store = cls.open(path)
-        if store.embodiment != embodiment:
+        if store._embodiment != embodiment:
             raise ValueError(
-                f"{path} was made with another description of robot {store.embodiment.name!r} than the given "
-                f"one of {embodiment.name!r}: write into another folder"
+                f"{path} was made with another description of robot {store.robot_type!r} than the given "
+                f"one of {embodiment.name if embodiment else None!r}: write into another folder"
             )
-        remove_leftovers(path)
-        remove_leftovers(path / "episodes")
+        if profile not in (None, store.profile):
+            raise ValueError(f"{path} was made with {store.profile}, not {profile}: write into another folder")
+        for folder in {path, *(p.parent for p in path.rglob("*"))}:
+            remove_leftovers(folder)
         return store
 
     @classmethod
     def open(cls, path: str | Path) -> EpisodeStore:
-        """An existing store. Reads one file, and the shards that an interrupted writer left unlisted."""
+        """An existing store. Reads its table, and the episodes that a writer added without `flush`."""
         path = Path(path)
         try:
-            content = json.loads((path / "store.json").read_text(encoding="utf-8"))
+            content = json.loads((path / HEADER).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise FileNotFoundError(f"{path} is no episode store: it has no store.json") from None
+            raise FileNotFoundError(f"{path} is no episode store: it has no {HEADER}") from None
         except ValueError as error:
-            raise ValueError(f"{path / 'store.json'} is damaged ({error}): remove {path} and convert again") from None
+            raise ValueError(f"{path / HEADER} is damaged ({error}): remove {path} and convert again") from None
         if content.get("format") != _FORMAT or content.get("version") != _VERSION:
             raise ValueError(
                 f"{path} has format {content.get('format')!r} version {content.get('version')!r}, this code "
-                f"reads {_FORMAT!r} version {_VERSION}"
+                f"reads {_FORMAT!r} version {_VERSION}: convert the recordings again"
             )
-        store = cls(path, Embodiment.from_dict(content["embodiment"]), content["episodes"])
-        while store._shard(len(store)).exists():
-            with _shard_contents(store._shard(len(store))) as shard:
-                store._table.append(_description(shard))
+        embodiment = Embodiment.from_dict(content["embodiment"]) if content["embodiment"] else None
+        store = cls(path, embodiment, content["robot_type"], Profile(**content["profile"]))
+        with _explained(path / "meta", path):
+            store._read_table()
+        while (staged := store._staged_path(len(store))).exists():
+            with _explained(staged, path):
+                store._append(read_staged(staged), staged)
         return store
 
+    @property
+    def embodiment(self) -> Embodiment:
+        if self._embodiment is None:
+            raise ValueError(
+                f"{self.path} was converted without a robot description: its vectors are unified ones alone"
+            )
+        return self._embodiment
+
+    @property
+    def features(self) -> Mapping[str, Feature]:
+        """What the columns hold, by key."""
+        return self._features
+
+    @property
+    def entries(self) -> Sequence[EpisodeEntry]:
+        """The table: what is known of each episode without reading any."""
+        return self._entries
+
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._entries)
 
     def __getitem__(self, index: int) -> Episode:  # type: ignore[override]  # one episode, no slices
-        """An episode whose frames are decoded when indexed; recently read ones are kept in memory."""
+        """An episode whose arrays are views of mapped files and whose frames are read and decoded when indexed."""
         index = range(len(self))[index]
-        if index in self._cache:
-            self._cache.move_to_end(index)
-            return self._cache[index][0]
-        with _shard_contents(self._shard(index)) as shard:
-            episode = _read_shard(shard, f"{self.path.name} episode {index}")
-        self._cache[index] = (episode, self._shard(index).stat().st_size)
-        while sum(size for _, size in self._cache.values()) > _CACHE_BYTES and len(self._cache) > 1:
-            self._cache.popitem(last=False)
-        return episode
+        entry, place = self._entries[index], self._places[index]
+        file = self._file(place)
+        rows = slice(place.first_row, place.first_row + entry.num_steps)
+        images = {
+            role: JpegFrames(_StoredJpegs(self, index, role), name=f"{self.path.name} episode {index}, camera {role!r}")
+            for role in entry.frame_sizes
+        }
+        return StoredEpisode(
+            name=entry.name,
+            states=file.states[rows],
+            state_mask=slot_mask(entry.state_slots),
+            actions=file.actions[rows],
+            action_mask=slot_mask(entry.action_slots),
+            images=images,
+            instructions=entry.instructions,
+            rate_hz=entry.rate_hz,
+            action_offset_steps=entry.action_offset_steps,
+        )
+
+    def jpeg(self, index: int, key: str, step: int) -> bytes:
+        """One picture of an episode as it is stored."""
+        place = self._places[index]
+        return self._file(place).jpeg(key, place.first_row + step)
+
+    def native(self, index: int) -> dict[str, np.ndarray]:
+        """The source's own fields of an episode by path, as they were given to `add`."""
+        index = range(len(self))[index]
+        keys = [key for key in self._features if key.startswith(SOURCE)]
+        table = self._columns(index, keys)
+        native = {}
+        for key in keys:
+            if key in table.column_names and table[key].null_count < len(table):
+                feature = self._features[key]
+                values = from_arrow(table[key], feature)
+                native[feature.extra["path"]] = values.reshape(len(values), *feature.extra["step_shape"])
+        return native
+
+    def marks(self, index: int) -> dict[str, np.ndarray]:
+        """The marks of an episode's steps, as they were given to `add`; cheap enough for every sample."""
+        index = range(len(self))[index]
+        entry, place = self._entries[index], self._places[index]
+        rows = slice(place.first_row, place.first_row + entry.num_steps)
+        marks = {}
+        for key, values in self._file(place).marks.items():
+            if values[place.first_row] >= 0:
+                marks[key.removeprefix(MARK)] = values[rows].astype(self._features[key].dtype)
+        return marks
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(row["name"] for row in self._table)
+        return tuple(self._names)
 
     @property
     def episode_lengths(self) -> tuple[int, ...]:
         """Steps of each episode, without reading any."""
-        return tuple(row["num_steps"] for row in self._table)
+        return tuple(entry.num_steps for entry in self._entries)
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """All phrasings of all episodes, each once, without reading any."""
+        return tuple(self._tasks())
 
     @property
     def instructions(self) -> tuple[str, ...]:
@@ -115,15 +274,15 @@ class EpisodeStore(Sequence[Episode]):
     @property
     def sources(self) -> dict[str, Any]:
         """Episode name -> what its converter noted about where it came from."""
-        return {row["name"]: row["source"] for row in self._table}
+        return {entry.name: entry.source for entry in self._entries}
 
     @property
     def decoded_bytes(self) -> int:
         """Memory that `decoded` would take for its pictures."""
         sizes = (
-            row["num_steps"] * height * width * 3
-            for row in self._table
-            for height, width in row["frame_sizes"].values()
+            entry.num_steps * height * width * 3
+            for entry in self._entries
+            for height, width in entry.frame_sizes.values()
         )
         return sum(sizes)
 
@@ -131,26 +290,68 @@ class EpisodeStore(Sequence[Episode]):
         """All episodes with their pictures decoded into read-only arrays (see `decoded_bytes` first)."""
         return [_decode(episode) for episode in self]
 
-    def add(self, episode: Episode, source: Mapping[str, Any] | None = None) -> int:
-        """Append an episode durably and return its index. `source` is noted beside it, plain types."""
-        if episode.name in self.names:
-            raise ValueError(f"{self.path} holds an episode named {episode.name!r} already")
-        index = len(self)
-        members, description = _shard_members(episode, dict(source or {}))
-        with atomic_path(self._shard(index)) as temporary:
-            np.savez(temporary, **members)
-        self._table.append(description)
-        return index
+    def add(
+        self,
+        episode: Episode,
+        source: Mapping[str, Any] | None = None,
+        native: Mapping[str, np.ndarray] | None = None,
+        marks: Mapping[str, np.ndarray] | None = None,
+    ) -> int:
+        """Append an episode durably and return its index.
+
+        `source` is noted beside it, plain types. `native` are the source's own fields by path, (steps, ...): what a
+        corrected mapping needs to make the unified vectors anew. `marks` are bool or int64 (steps,): what a sampler
+        has to know of steps beside the episode.
+        """
+        self._check_name(episode.name)
+        path = self._staged_path(len(self))
+        staged = stage_episode(path, episode, self.profile, source=source, native=native, marks=marks)
+        try:
+            return self._append(staged, path)
+        except ValueError:
+            path.unlink()
+            raise
+
+    def adopt(self, path: str | Path) -> int:
+        """Append a file that `stage_episode` wrote, in another process perhaps, on the same disk; it is moved."""
+        staged = read_staged(Path(path))
+        self._check_name(staged.entry.name)
+        self._check_features(staged)
+        target = self._staged_path(len(self))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Path(path).replace(target)
+        return self._append(staged, target)
 
     def flush(self) -> None:
-        """Bring the table on disk up to date."""
-        content = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "embodiment": self.embodiment.to_dict(),
-            "episodes": self._table,
-        }
-        write_json(self.path / "store.json", content)
+        """Join the added episodes into data files and bring the dataset's metadata up to date."""
+        first = len(self._file_numbers)
+        incoming = [self._staged_path(i) for i in range(first, len(self))]
+        if (self.path / INFO).exists() and not incoming:
+            shutil.rmtree(self.path / _INCOMING, ignore_errors=True)  # of a flush that was killed at its end
+            return
+        features = dict(self._features)
+        staged = [read_staged(path) for path in incoming]
+        files = self._assigned_files()
+        tasks = self._tasks()
+        starts = [0, *accumulate(self.episode_lengths)]
+        for number in sorted(set(files)):
+            members = [i for i, file in enumerate(files) if file == number]
+            if members[-1] < first and features == self._committed_features:
+                continue
+            old = [i for i in members if i < first]
+            parts = [Part(self._data_path(number), sum(self._entries[i].num_steps for i in old))] if old else []
+            for i in members[len(old) :]:
+                entry = self._entries[i]
+                ours = counters(entry.num_steps, entry.rate_hz, i, starts[i], tasks[entry.instructions[0]])
+                lacking = {key: ours[key] for key in ("episode_index", "index", "task_index")}
+                parts.append(Part(self._staged_path(i), entry.num_steps, lacking))
+            join(self._data_path(number), parts, features)
+            write_index(self._data_path(number), self._index_path(number))
+        self._write_metadata(features, files, tasks, [dict(part.stats) for part in staged])
+        shutil.rmtree(self.path / _INCOMING, ignore_errors=True)
+        self._open_file = _file_cache()
+        self._committed_features = features
+        self._set_files(files)
 
     def __enter__(self) -> EpisodeStore:
         return self
@@ -159,19 +360,201 @@ class EpisodeStore(Sequence[Episode]):
         self.flush()
 
     def stats(self, which: Literal["state", "action"]) -> SlotStats:
-        """Statistics of all steps, in one pass over the shards; pictures are not read."""
+        """Statistics of all steps, in one pass over the files; pictures are not read."""
         return self.moments(which, range(len(self))).finish()
 
     def moments(self, which: Literal["state", "action"], indices: Iterable[int]) -> Moments:
         """Sums over some episodes, to be added to those of other stores."""
         moments = Moments.zero()
         for index in indices:
-            with _shard_contents(self._shard(index)) as shard:
-                moments += Moments.of(*_vectors(shard, which))
+            entry, place = self._entries[index], self._places[index]
+            file = self._file(place)
+            rows = slice(place.first_row, place.first_row + entry.num_steps)
+            if which == "state":
+                moments += Moments.of(file.states[rows], slot_mask(entry.state_slots))
+            else:
+                moments += Moments.of(file.actions[rows], slot_mask(entry.action_slots))
         return moments
 
-    def _shard(self, index: int) -> Path:
-        return self.path / "episodes" / f"{index:06d}.npz"
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open_file": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _open_file=_file_cache())
+
+    def _file(self, place: _Place) -> DataFile:
+        with _explained(place.data, self.path):
+            return self._open_file(place.data, place.index)
+
+    def _columns(self, index: int, keys: Sequence[str]) -> pa.Table:
+        place = self._places[index]
+        with _explained(place.data, self.path):
+            return read_rows(place.data, keys, place.first_row, place.first_row + self._entries[index].num_steps)
+
+    def _append(self, staged: Staged, path: Path) -> int:
+        self._check_features(staged)
+        self._features = _united(self._features, staged.features)
+        self._names[staged.entry.name] = len(self)
+        self._entries.append(staged.entry)
+        self._places.append(_Place(path, path.with_suffix(".arrow"), 0))
+        return len(self) - 1
+
+    def _check_name(self, name: str) -> None:
+        if name in self._names:
+            raise ValueError(f"{self.path} holds an episode named {name!r} already")
+
+    def _check_features(self, staged: Staged) -> None:
+        for key, feature in staged.features.items():
+            known = self._features.get(key)
+            if known and not known.is_visual and (known.dtype, known.shape) != (feature.dtype, feature.shape):
+                raise ValueError(
+                    f"episode {staged.entry.name!r}: {key} is {feature.dtype} {list(feature.shape)}, the store's other "
+                    f"episodes have {known.dtype} {list(known.shape)}: convert it into another store"
+                )
+
+    def _read_table(self) -> None:
+        info_path = self.path / INFO
+        if not info_path.exists():  # killed before the first flush
+            return
+        info = json.loads(info_path.read_text(encoding="utf-8"))
+        self._features = {key: Feature.from_dict(key, raw) for key, raw in info["features"].items()}
+        self._committed_features = dict(self._features)
+        total, files = info["total_episodes"], []
+        for number in range(-(-total // _EPISODES_A_FILE)):
+            place = ["data/chunk_index", "data/file_index"]
+            table = pq.read_table(self._episodes_path(number), columns=[ENTRY, *place], use_threads=False)
+            self._entries += [EpisodeEntry.from_json(text) for text in table[ENTRY].to_pylist()]
+            pairs = zip(*(table[key].to_pylist() for key in place), strict=True)
+            files += [chunk * info["chunks_size"] + file for chunk, file in pairs]
+        if len(self._entries) < total:
+            raise ValueError(f"{info_path} counts {total} episodes, the table has {len(self._entries)}")
+        del self._entries[total:], files[total:]
+        self._names = {entry.name: i for i, entry in enumerate(self._entries)}
+        self._places = [_Place(self.path, self.path, 0)] * total
+        self._set_files(files)
+
+    def _set_files(self, files: list[int]) -> None:
+        """Every episode stands in a data file now, at the row where those before it in the file end."""
+        self._file_numbers = files
+        row, before = 0, -1
+        for i, (number, entry) in enumerate(zip(files, self._entries, strict=True)):
+            row = row if number == before else 0
+            self._places[i] = _Place(self._data_path(number), self._index_path(number), row)
+            row, before = row + entry.num_steps, number
+
+    def _assigned_files(self) -> list[int]:
+        """Data file of each episode: the last one as long as it stays within its size."""
+        files = list(self._file_numbers)
+        number = files[-1] if files else 0
+        size = sum(self._entries[i].num_bytes for i, file in enumerate(files) if file == number)
+        for entry in self._entries[len(files) :]:
+            if size and size + entry.num_bytes > self.profile.file_megabytes * 1e6:
+                number, size = number + 1, 0
+            size += entry.num_bytes
+            files.append(number)
+        return files
+
+    def _tasks(self) -> dict[str, int]:
+        """Phrasing -> task number, in the order in which they came."""
+        tasks: dict[str, int] = {}
+        for entry in self._entries:
+            for text in entry.instructions:
+                tasks.setdefault(text, len(tasks))
+        return tasks
+
+    def _write_metadata(
+        self, features: dict[str, Feature], files: list[int], tasks: dict[str, int], staged_stats: list[dict[str, Any]]
+    ) -> None:
+        """Everything below meta/, the count of episodes last."""
+        columns = episodes_schema(features).append(pa.field(ENTRY, pa.string()))
+        first = len(self) - len(staged_stats)
+        starts = [0, *accumulate(self.episode_lengths)]
+        for number in range(first // _EPISODES_A_FILE, -(-len(self) // _EPISODES_A_FILE)):
+            begin, path = number * _EPISODES_A_FILE, self._episodes_path(number)
+            rows = []
+            for i in range(max(begin, first), min(begin + _EPISODES_A_FILE, len(self))):
+                entry = self._entries[i]
+                ours = counters(entry.num_steps, entry.rate_hz, i, starts[i], tasks[entry.instructions[0]])
+                row = {
+                    "episode_index": i,
+                    "tasks": list(entry.instructions),
+                    "length": entry.num_steps,
+                    **{f"data/{key}": value for key, value in file_place(files[i]).items()},
+                    "dataset_from_index": starts[i],
+                    "dataset_to_index": starts[i + 1],
+                    **stats_columns(staged_stats[i - first] | {key: row_stats(ours[key]) for key in ours}),
+                    **{f"meta/episodes/{key}": value for key, value in file_place(number).items()},
+                    ENTRY: entry.to_json(),
+                }
+                rows.append(row)
+            table = pa.Table.from_pylist(rows, schema=columns)
+            if begin < first:
+                kept = pq.read_table(path, use_threads=False).slice(0, first - begin)
+                table = pa.concat_tables([kept, table], promote_options="default").select(columns.names)
+            with atomic_path(path) as temporary:
+                pq.write_table(table, temporary)
+        with atomic_path(self.path / TASKS_V3) as temporary:
+            pq.write_table(tasks_table(list(tasks)), temporary)
+        info = dataset_info(
+            "v3.0",
+            features,
+            robot_type=self.robot_type,
+            fps=self._rate_hz(),
+            num_episodes=len(self),
+            num_steps=starts[-1],
+            num_tasks=len(tasks),
+            data_megabytes=max(1, round(self.profile.file_megabytes)),
+        )
+        write_json(self.path / STATS, self._dataset_stats(features, files))
+        write_json(self.path / INFO, info)
+
+    def _dataset_stats(self, features: dict[str, Feature], files: list[int]) -> dict[str, dict[str, list]]:
+        """Numbers from all rows, quantiles exactly up to `_QUANTILE_ROWS`; cameras from some of their pictures."""
+        stats = {}
+        tables = [self._episodes_path(number) for number in range(-(-len(self) // _EPISODES_A_FILE))]
+        stride = -(-sum(self.episode_lengths) // _QUANTILE_ROWS)
+        for key, feature in features.items() if files else ():
+            if feature.is_visual:
+                stats[key] = to_plain(frame_stats(self._sampled_frames(key.removeprefix(IMAGES))))
+            elif feature.is_numeric:
+                names = ("min", "max", "mean", "std", "count")
+                columns = [f"stats/{key}/{name}" for name in names]
+                parts = pa.concat_tables([pq.read_table(path, columns=columns, use_threads=False) for path in tables])
+                shaped = {name: Feature("float64", (1,) if name == "count" else feature.shape) for name in names}
+                of = {name: from_arrow(parts[f"stats/{key}/{name}"].drop_null(), shaped[name]) for name in names}
+                of = {name: values.reshape(len(values), *shaped[name].shape) for name, values in of.items()}
+                merged = merge_stats([{name: of[name][i] for name in names} for i in range(len(of["count"]))])
+                data = (pq.read_table(self._data_path(n), columns=[key], use_threads=False) for n in sorted(set(files)))
+                rows = [from_arrow(table[key].drop_null(), feature)[::stride] for table in data]
+                stats[key] = to_plain({**merged, **quantiles(np.concatenate(rows))})
+        return stats
+
+    def _sampled_frames(self, role: str) -> list[np.ndarray]:
+        """Evenly spread pictures of one camera."""
+        having = [i for i, entry in enumerate(self._entries) if role in entry.frame_sizes]
+        ends = list(accumulate(self._entries[i].num_steps for i in having))
+        frames = []
+        for step in sampled_steps(ends[-1], _STATS_FRAMES):
+            place = bisect_right(ends, step)
+            frames.append(self[having[place]].images[role][step - (ends[place - 1] if place else 0)])
+        return frames
+
+    def _rate_hz(self) -> float:
+        if self._entries:
+            return self._entries[0].rate_hz
+        return self._embodiment.rate_hz if self._embodiment else 1
+
+    def _staged_path(self, index: int) -> Path:
+        return self.path / _INCOMING / f"{index:06d}.parquet"
+
+    def _data_path(self, number: int) -> Path:
+        return self.path / DATA_PATHS["v3.0"].format(**file_place(number))
+
+    def _index_path(self, number: int) -> Path:
+        return self.path / "index/chunk-{chunk_index:03d}/file-{file_index:03d}.arrow".format(**file_place(number))
+
+    def _episodes_path(self, number: int) -> Path:
+        return self.path / EPISODES_PATH.format(**file_place(number))
 
 
 class EpisodeSelection(Sequence[Episode]):
@@ -213,82 +596,45 @@ def split_held_out(store: EpisodeStore, every: int) -> tuple[EpisodeSelection, E
     return EpisodeSelection(store, training), EpisodeSelection(store, held_out)
 
 
+class _StoredJpegs(Sequence[bytes]):
+    """The JPEGs of one camera of an episode, read when indexed, wherever a `flush` has moved them."""
+
+    def __init__(self, store: EpisodeStore, episode: int, role: str) -> None:
+        self._store, self._episode, self._key = store, episode, IMAGES + role
+
+    def __len__(self) -> int:
+        return self._store.entries[self._episode].num_steps
+
+    def __getitem__(self, step: int) -> bytes:  # type: ignore[override]  # one picture, no slices
+        return self._store.jpeg(self._episode, self._key, range(len(self))[step])
+
+
 @contextmanager
-def _shard_contents(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
-    """The members of a shard, read when indexed; damage of any kind becomes one `ValueError`."""
+def _explained(path: Path, store: Path) -> Iterator[None]:
+    """Damage of any kind becomes one `ValueError`."""
     try:
-        with np.load(path, allow_pickle=False) as members:
-            yield members
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        store = path.parents[1]
+        yield
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise ValueError(f"{path} is missing or damaged ({error}): remove {store} and convert again") from None
 
 
-def _shard_members(episode: Episode, source: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """An episode as named arrays, and its row of the table."""
-    members: dict[str, Any] = {
-        "states": episode.states[:, episode.state_mask],
-        "state_mask": episode.state_mask,
-        "actions": episode.actions[:, episode.action_mask],
-        "action_mask": episode.action_mask,
-    }
-    colours, sizes = {}, {}
-    for role, frames in episode.images.items():
-        jpegs = encode_frames(frames, JPEG_QUALITY)
-        members[f"jpeg_{role}"] = np.frombuffer(b"".join(jpegs.encoded), dtype=np.uint8)
-        members[f"jpeg_ends_{role}"] = np.cumsum([len(jpeg) for jpeg in jpegs.encoded], dtype=np.int64)
-        colours[role] = jpegs.colour
-        shapes = {frame.shape for frame in frames}  # decodes every frame: a broken one is found now
-        if len(shapes) != 1:
-            raise ValueError(f"episode {episode.name!r}: camera {role!r} changes its size: {sorted(shapes)}")
-        sizes[role] = list(shapes.pop()[:2])
-    description = {
-        "name": episode.name,
-        "num_steps": episode.num_steps,
-        "instructions": list(episode.instructions),
-        "rate_hz": episode.rate_hz,
-        "action_offset_steps": episode.action_offset_steps,
-        "colours": colours,
-        "frame_sizes": sizes,
-        "source": source,
-    }
-    text = json.dumps(description, allow_nan=False).encode("utf-8")
-    members["description"] = np.frombuffer(text, dtype=np.uint8)
-    return members, description
+def _file_cache() -> Callable[[Path, Path], DataFile]:
+    return lru_cache(maxsize=_OPEN_FILES)(DataFile)
 
 
-def _description(shard: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    return json.loads(shard["description"].tobytes())
+@lru_cache(maxsize=1024)
+def slot_mask(slots: tuple[int, ...]) -> np.ndarray:
+    """bool (128,), True in the slots given; read-only."""
+    mask = np.zeros(NUM_SLOTS, dtype=bool)
+    mask[list(slots)] = True
+    mask.flags.writeable = False
+    return mask
 
 
-def _vectors(shard: Mapping[str, np.ndarray], which: str) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, 128) and its mask, from the live slots."""
-    mask, live = shard[f"{which}_mask"], shard[f"{which}s"]
-    vectors = np.zeros((len(live), NUM_SLOTS), dtype=np.float32)
-    vectors[:, mask] = live
-    return vectors, mask
-
-
-def _read_shard(shard: Mapping[str, np.ndarray], where: str) -> Episode:
-    description = _description(shard)
-    states, state_mask = _vectors(shard, "state")
-    actions, action_mask = _vectors(shard, "action")
-    images = {}
-    for role, colour in description["colours"].items():
-        content, ends = shard[f"jpeg_{role}"].tobytes(), shard[f"jpeg_ends_{role}"].tolist()
-        jpegs = [content[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-        images[role] = JpegFrames(jpegs, colour, name=f"{where}, camera {role!r}")
-    return Episode(
-        name=description["name"],
-        states=states,
-        state_mask=state_mask,
-        actions=actions,
-        action_mask=action_mask,
-        images=images,
-        instructions=tuple(description["instructions"]),
-        rate_hz=description["rate_hz"],
-        action_offset_steps=description["action_offset_steps"],
-    )
+def _united(features: Mapping[str, Feature], more: Mapping[str, Feature]) -> dict[str, Feature]:
+    """The features of both in the order in which they came, the counters last."""
+    both = {**features, **{key: feature for key, feature in more.items() if key not in features}}
+    return {key: feature for key, feature in both.items() if key not in COUNTERS} | COUNTERS
 
 
 def _decode(episode: Episode) -> Episode:

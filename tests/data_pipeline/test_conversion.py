@@ -6,6 +6,7 @@ import errno
 import os
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.atomic import WriteError
@@ -84,7 +85,7 @@ def test_a_full_disk_stops_the_conversion(tmp_path, sources, robot, monkeypatch)
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(WriteError, match="the disk is full"):
         convert(sources, tmp_path / "out", robot)
 

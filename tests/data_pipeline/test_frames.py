@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from data_pipeline import frames
 from data_pipeline.frames import JpegFrames, decode_jpeg, encode_frames, encode_jpeg
 
 
@@ -26,6 +30,22 @@ def test_bgr_reverses_what_the_decoder_returns(pictures):
     np.testing.assert_array_equal(decode_jpeg(encoded, "bgr"), decode_jpeg(encoded)[..., ::-1])
 
 
+def test_the_fast_decoder_gives_the_slow_ones_bits(pictures, monkeypatch):
+    pytest.importorskip("simplejpeg")
+    for height, width in ((16, 24), (200, 300)):  # colour at full and at half resolution
+        encoded = encode_jpeg(pictures(1, height=height, width=width)[0])
+        fast = decode_jpeg(encoded)
+        with monkeypatch.context() as patch:
+            patch.setattr(frames, "simplejpeg", None)
+            np.testing.assert_array_equal(decode_jpeg(encoded), fast)
+
+
+def test_large_pictures_have_their_colour_halved(pictures):
+    for width, factors in ((255, (1, 1)), (256, (2, 2))):
+        picture = Image.open(io.BytesIO(encode_jpeg(pictures(1, width=width)[0])))
+        assert picture.layer[0][1:3] == factors
+
+
 def test_nul_padding_is_allowed(pictures):
     encoded = encode_jpeg(pictures(1)[0])
     np.testing.assert_array_equal(decode_jpeg(encoded + bytes(50)), decode_jpeg(encoded))
@@ -35,15 +55,15 @@ def test_nul_padding_is_allowed(pictures):
 def test_a_cut_picture_is_an_error_that_names_the_frame(pictures, damage):
     encoded = [encode_jpeg(frame) for frame in pictures(3)]
     encoded[1] = damage(encoded[1])
-    frames = JpegFrames(encoded, name="demo.hdf5: cam_high")
-    assert frames[0].shape == frames[-1].shape
+    cut = JpegFrames(encoded, name="demo.hdf5: cam_high")
+    assert cut[0].shape == cut[-1].shape
     with pytest.raises(ValueError, match=r"demo\.hdf5: cam_high, frame 1: a JPEG of \d+ bytes"):
-        frames[1]
+        cut[1]
 
 
 def test_coded_frames_are_not_coded_again(pictures):
-    frames = encode_frames(pictures(2))
-    assert encode_frames(frames) is frames and len(list(frames)) == len(frames) == 2
+    coded = encode_frames(pictures(2))
+    assert encode_frames(coded) is coded and len(list(coded)) == len(coded) == 2
 
 
 @pytest.mark.parametrize("frame", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), [[0]]])

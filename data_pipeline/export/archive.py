@@ -1,0 +1,84 @@
+"""The archive profile: a store with its pictures as mp4, a tenth of the size, and the way back to a store.
+
+An archive is a LeRobotDataset v3.0 that standard tools play. It holds every column of the store and its table; the
+pictures go through a lossy code each way. A store for training is made of it by `restore`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from data_pipeline.atomic import atomic_folder
+from data_pipeline.export.lerobot import DatasetWriter, VideoCoding
+from data_pipeline.lerobot_format import ACTION, IMAGES, STATE
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.types import Episode
+from data_pipeline.shards import MARK, SOURCE, EpisodeEntry, Profile
+from data_pipeline.sources.lerobot import LeRobotSource
+from data_pipeline.sources.raw import Fault
+from data_pipeline.storage import ENTRY, HEADER, EpisodeStore, slot_mask
+
+
+def archive(store: EpisodeStore, out: str | Path, *, coding: VideoCoding | None = None) -> None:
+    """Write `store` to the folder `out`, whole or not at all."""
+    if not len(store):
+        raise ValueError(f"{store.path} holds no episodes: there is nothing to archive")
+    features = {key: feature for key, feature in store.features.items() if not feature.is_visual}
+    paths = {feature.extra["path"]: key for key, feature in features.items() if key.startswith(SOURCE)}
+    with atomic_folder(out) as folder:
+        shutil.copy(store.path / HEADER, folder / HEADER)
+        writer = DatasetWriter(folder, store, "v3.0", "video", coding or VideoCoding(), columns=features)
+        for index, episode in enumerate(store):
+            columns = {STATE: episode.states, ACTION: episode.actions}
+            columns |= {MARK + name: values for name, values in store.marks(index).items()}
+            columns |= {paths[path]: values for path, values in store.native(index).items()}
+            images = {IMAGES + role: frames for role, frames in episode.images.items()}
+            note = {ENTRY: store.entries[index].to_json()}
+            writer.add(columns, {key: features[key] for key in columns}, images, episode, note)
+        writer.finish()
+
+
+def restore(folder: str | Path, out: str | Path) -> list[Fault]:
+    """Make a store of an archive, or finish one that was interrupted; what cannot be read is left out and told."""
+    folder = Path(folder)
+    try:
+        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+        robot = Embodiment.from_dict(header["embodiment"]) if header["embodiment"] else None
+        profile = Profile(**header["profile"])
+        tables = sorted((folder / "meta" / "episodes").rglob("*.parquet"))
+        texts = [text for path in tables for text in pq.read_table(path, columns=[ENTRY])[ENTRY].to_pylist()]
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{folder} is no archive of a store ({error})") from None
+    source, faults = LeRobotSource(folder), []
+    with EpisodeStore.create(out, robot, robot_type=header["robot_type"], profile=profile) as store:
+        for found in (found for shard in source.shards() for found in source.read(shard)):
+            if isinstance(found, Fault):
+                faults.append(found)
+                continue
+            entry = EpisodeEntry.from_json(texts[found.metadata["episode_metadata/episode_index"]])
+            if entry.name in store.names:
+                continue
+            episode = Episode(
+                name=entry.name,
+                states=found.fields[STATE],
+                state_mask=slot_mask(entry.state_slots),
+                actions=found.fields[ACTION],
+                action_mask=slot_mask(entry.action_slots),
+                images={
+                    role: found.images[IMAGES + role] for role in entry.frame_sizes if IMAGES + role in found.images
+                },
+                instructions=entry.instructions,
+                rate_hz=entry.rate_hz,
+                action_offset_steps=entry.action_offset_steps,
+            )
+            native = {}
+            for key in (key for key in found.fields if key.startswith(SOURCE)):
+                extra, values = source.features[key].extra, found.fields[key]
+                native[extra["path"]] = values.reshape(len(values), *extra["step_shape"])
+            marks = {key.removeprefix(MARK): found.fields[key] for key in found.fields if key.startswith(MARK)}
+            store.add(episode, entry.source, native=native, marks=marks)
+    return faults
