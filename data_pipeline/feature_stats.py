@@ -26,14 +26,13 @@ def row_stats(rows: np.ndarray) -> Stats:
     """Of step values (steps, ...) of numbers or truth values; quantiles by exact sorting."""
     rows = rows[:, None] if rows.ndim == 1 else rows
     wide = rows.astype(np.float64)
-    quantiles = np.quantile(wide, list(QUANTILES.values()), axis=0)
     return {
         "min": rows.min(axis=0),
         "max": rows.max(axis=0),
         "mean": wide.mean(axis=0),
         "std": wide.std(axis=0),
         "count": np.array([len(rows)]),
-        **dict(zip(QUANTILES, quantiles, strict=True)),
+        **quantiles(rows),
     }
 
 
@@ -69,8 +68,9 @@ def merge_stats(parts: Sequence[Mapping[str, np.ndarray]]) -> Stats:
 
 def quantiles(rows: np.ndarray) -> Stats:
     """The quantiles alone, by exact sorting of the rows given."""
-    stats = row_stats(rows)
-    return {name: stats[name] for name in QUANTILES}
+    rows = rows[:, None] if rows.ndim == 1 else rows
+    found = np.quantile(rows.astype(np.float64), list(QUANTILES.values()), axis=0)
+    return dict(zip(QUANTILES, found, strict=True))
 
 
 def suspicious_cameras(stats: Mapping[str, Mapping[str, Any]]) -> list[str]:

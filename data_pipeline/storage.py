@@ -78,7 +78,7 @@ _FORMAT, _VERSION = "rdt-store", 2
 _INCOMING = "incoming"
 _EPISODES_A_FILE = 1000  # rows of a file of the episode table
 _OPEN_FILES = 64
-_QUANTILE_ROWS = 2**20  # quantiles of larger stores are of evenly spread rows
+_QUANTILE_ROWS = 2**18  # quantiles of larger stores are of evenly spread rows
 _STATS_FRAMES = 64  # pictures of a camera that its statistics are taken from
 
 
@@ -525,7 +525,7 @@ class EpisodeStore(Sequence[Episode]):
                 of = {name: values.reshape(len(values), *shaped[name].shape) for name, values in of.items()}
                 merged = merge_stats([{name: of[name][i] for name in names} for i in range(len(of["count"]))])
                 data = (pq.read_table(self._data_path(n), columns=[key], use_threads=False) for n in sorted(set(files)))
-                rows = [from_arrow(table[key].drop_null(), feature)[::stride] for table in data]
+                rows = [from_arrow(table[key].drop_null(), feature)[::stride].copy() for table in data]
                 stats[key] = to_plain({**merged, **quantiles(np.concatenate(rows))})
         return stats
 
