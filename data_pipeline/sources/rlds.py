@@ -116,20 +116,17 @@ class RldsSource:
 
     def _episode(self, record: bytes, name: str) -> RawEpisode | Fault:
         try:
-            example = parse_example(record)
-        except ValueError as error:
+            return build_episode(parse_example(record), self.tree, name)
+        except (ValueError, zlib.error) as error:
             return Fault("unreadable", name, str(error))
-        return build_episode(example, self.tree, name)
 
 
 def build_episode(example: Mapping[str, Values], tree: FeatureTree, name: str) -> RawEpisode | Fault:
-    """The flat values of one record in the shape that the tree gives them."""
-    columns = {}
-    for path, feature in tree.steps.items():
-        try:
-            columns[path] = _column(example, f"{STEPS}/{path}", feature)
-        except (ValueError, zlib.error) as error:
-            return Fault("unreadable", f"{name}, {path}", str(error))
+    """The flat values of one record in the shape that the tree gives them.
+
+    Raises `ValueError` for values of another kind than the tree's.
+    """
+    columns = {path: _column(example, f"{STEPS}/{path}", feature) for path, feature in tree.steps.items()}
     counts = {path: column.count for path, column in columns.items() if column is not None}
     if not counts:
         return Fault("zero_length", name, "the episode has no steps: it is left out")
@@ -181,21 +178,22 @@ class _Column:
 
 
 def _column(example: Mapping[str, Values], key: str, feature: Feature) -> _Column | None:
+    """The stored values of one step field, None where it is empty. Raises `ValueError` that names the field."""
     lengths = example.get(f"{key}/ragged_row_lengths_0")
     if lengths is not None:
         values = example.get(f"{key}/ragged_flat_values")
         lengths = np.asarray(lengths)
         flat: Any = np.empty(0, np.float32) if values is None else values
         if lengths.sum() * prod(_known(feature.shape[1:])) != len(flat):
-            raise ValueError(f"{len(flat)} values do not fill rows of {int(lengths.sum())} entries in all")
+            raise ValueError(f"{key}: {len(flat)} values do not fill rows of {int(lengths.sum())} entries in all")
         if feature.shape[0] is not None and (lengths != feature.shape[0]).any():
-            raise ValueError(f"rows must have {feature.shape[0]} entries, got up to {lengths.max()}")
+            raise ValueError(f"{key}: rows must have {feature.shape[0]} entries, got up to {lengths.max()}")
         return _Column(flat, 1, lengths)
     values = example.get(key)
     if values is None:
         return None
     if isinstance(values, list) != (feature.kind != "array" or feature.encoding != "none"):
-        raise ValueError(f"holds {type(values).__name__} values where features.json declares {feature.dtype}")
+        raise ValueError(f"{key} holds {type(values).__name__} values where features.json declares {feature.dtype}")
     return _Column(values, 1 if feature.encoding != "none" else prod(_known(feature.shape, feature.kind)))
 
 

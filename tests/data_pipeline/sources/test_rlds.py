@@ -188,7 +188,7 @@ def test_the_folder_above_one_version_will_do(tmp_path):
 
 def test_other_layouts_and_file_formats_are_refused(tmp_path):
     folder = write_folder(tmp_path / "riegeli" / "1.0.0", {"train": [[]]}, STEPS, file_format="riegeli")
-    with pytest.raises(ValueError, match="'riegeli' are not read.*convert_format"):
+    with pytest.raises(ValueError, match=r"'riegeli' are not read.*convert_format"):
         RldsSource(folder)
     folder = write_folder(tmp_path / "flat" / "1.0.0", {"train": [[]]}, STEPS)
     (folder / "features.json").write_text(json.dumps(tree({"image": image(2, 2, 3)})))

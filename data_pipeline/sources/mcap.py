@@ -1,0 +1,106 @@
+"""Recordings of ROS topics without ROS: MCAP files, rosbag2 folders and ROS 1 bags (extra `mcap`).
+
+One file or bag folder is one shard; `topics.py` makes episodes of its messages. A recording that is cut short or fails
+a checksum is left out whole: a demonstration without its end is none. All messages of the wanted topics of one
+recording stand in memory, pictures encoded as they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.sources.raw import Fault, FieldSpec, RawEpisode, Shard
+from data_pipeline.sources.topics import Message, TopicPlan, build_episodes, wanted_topics
+
+_INSTALL = "pip install 'rdt-stack[mcap]'"
+
+
+class McapSource:
+    """MCAP files of ROS 2 messages below a folder."""
+
+    def __init__(self, path: str | Path, plan: TopicPlan, glob: str = "*.mcap") -> None:
+        self.path, self.plan = Path(path), plan
+        self._shards = _shards(self.path, sorted(p for p in self.path.glob(glob) if p.is_file()), glob)
+
+    def shards(self) -> Sequence[Shard]:
+        return self._shards
+
+    def fields(self) -> Mapping[str, FieldSpec] | None:
+        return None  # how many joints a message has is known when it is read
+
+    def read(self, shard: Shard) -> Iterator[RawEpisode | Fault]:
+        try:
+            from mcap.exceptions import McapError
+            from mcap.reader import make_reader
+            from mcap_ros2.decoder import DecoderFactory
+        except ImportError:
+            raise ModuleNotFoundError(f"MCAP files need the packages mcap and mcap-ros2-support: {_INSTALL}") from None
+        try:
+            with shard.path.open("rb") as file:
+                reader = make_reader(file, validate_crcs=True, decoder_factories=[DecoderFactory()])
+                summary = reader.get_summary()
+                if summary is None:
+                    raise McapError("it has no summary")
+                topics = sorted({channel.topic for channel in summary.channels.values()})
+                wanted = sorted(set(wanted_topics(self.plan, topics).values()))
+                messages = [
+                    Message(channel.topic, schema.name if schema else "", message.log_time, content)
+                    for schema, channel, message, content in reader.iter_decoded_messages(topics=wanted)
+                ]
+        except (McapError, ValueError, EOFError, IndexError, OSError) as error:
+            crc = type(error).__name__ == "CRCValidationError"
+            words = str(error) or type(error).__name__
+            message = f"damaged or cut short ({words}): the recording is left out; `mcap recover` may save it"
+            yield Fault("bad_crc" if crc else "truncated", shard.name, message)
+            return
+        yield from build_episodes(shard.name, self.plan, topics, messages)
+
+
+class RosbagSource:
+    """rosbag2 folders (SQLite or MCAP, each with its metadata.yaml) and ROS 1 `.bag` files below a folder."""
+
+    def __init__(self, path: str | Path, plan: TopicPlan, glob: str = "*") -> None:
+        self.path, self.plan = Path(path), plan
+        found = [p for p in self.path.glob(glob) if p.suffix == ".bag" or (p / "metadata.yaml").is_file()]
+        self._shards = _shards(self.path, sorted(found), f"{glob} (folders with a metadata.yaml, and .bag files)")
+
+    def shards(self) -> Sequence[Shard]:
+        return self._shards
+
+    def fields(self) -> Mapping[str, FieldSpec] | None:
+        return None  # how many joints a message has is known when it is read
+
+    def read(self, shard: Shard) -> Iterator[RawEpisode | Fault]:
+        try:
+            from rosbags.highlevel import AnyReader
+            from rosbags.typesys import Stores, get_typestore
+        except ImportError:
+            raise ModuleNotFoundError(f"bags need the package rosbags: {_INSTALL}") from None
+        ros1 = shard.path.suffix == ".bag"
+        types = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_HUMBLE)  # where a bag holds no definitions
+        try:
+            with AnyReader([shard.path], default_typestore=types) as reader:
+                topics = sorted({connection.topic for connection in reader.connections})
+                wanted = set(wanted_topics(self.plan, topics).values())
+                messages = list(_bag_messages(reader, wanted))
+        except Exception as error:  # rosbags lets errors of SQLite, of YAML and its own pass
+            message = f"damaged or cut short ({error}): the recording is left out"
+            yield Fault("truncated", shard.name, message)
+            return
+        yield from build_episodes(shard.name, self.plan, topics, messages)
+
+
+def _bag_messages(reader: Any, wanted: set[str]) -> Iterator[Message]:
+    connections = [connection for connection in reader.connections if connection.topic in wanted]
+    if not connections:  # the reader takes none for all
+        return
+    for connection, log_ns, raw in reader.messages(connections=connections):
+        yield Message(connection.topic, connection.msgtype, log_ns, reader.deserialize(raw, connection.msgtype))
+
+
+def _shards(root: Path, paths: Sequence[Path], what: str) -> list[Shard]:
+    if not paths:
+        raise FileNotFoundError(f"{root} holds no recordings {what}")
+    return [Shard(path.relative_to(root).as_posix(), path, index) for index, path in enumerate(paths)]
