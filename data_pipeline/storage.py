@@ -267,11 +267,6 @@ class EpisodeStore(Sequence[Episode]):
         return tuple(self._tasks())
 
     @property
-    def instructions(self) -> tuple[str, ...]:
-        """All phrasings of all episodes, each once, without reading any."""
-        return tuple(dict.fromkeys(phrasing for row in self._table for phrasing in row["instructions"]))
-
-    @property
     def sources(self) -> dict[str, Any]:
         """Episode name -> what its converter noted about where it came from."""
         return {entry.name: entry.source for entry in self._entries}

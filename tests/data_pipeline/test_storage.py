@@ -40,13 +40,6 @@ def test_what_goes_in_comes_out(store, episode, robot):
                 np.testing.assert_array_equal(getattr(read, field.name), getattr(written, field.name))
 
 
-def test_instructions_of_all_episodes_each_once(tmp_path, robot, episode):
-    with EpisodeStore.create(tmp_path / "store", robot) as store:
-        store.add(episode(name="a", instructions=("pour", "fill")))
-        store.add(episode(name="b", instructions=("fill", "wipe")))
-    assert EpisodeStore.open(tmp_path / "store").instructions == ("pour", "fill", "wipe")
-
-
 def test_coded_frames_keep_their_bytes(tmp_path, robot, episode, pictures):
     frames = encode_frames(pictures(9))
     with EpisodeStore.create(tmp_path / "store", robot) as store:
