@@ -261,9 +261,8 @@ def _select(raw: RawEpisode, steps: np.ndarray, number: int | None) -> RawEpisod
 
 
 def _some(frames: Frames, steps: np.ndarray) -> Frames:
-    if len(frames) == 0:
-        return frames
-    return select_frames(frames, steps, "rgb", complete_frames(frames))
+    """As they are, broken ones too: they are looked for when the episode is made."""
+    return select_frames(frames, steps, "rgb", np.ones(len(frames), dtype=bool)) if len(frames) else frames
 
 
 def _at_steps(instructions: Instructions, steps: np.ndarray) -> np.ndarray | None:

@@ -24,6 +24,8 @@ def is_complete(encoded: bytes) -> bool:
 
 def complete_frames(frames: Frames) -> np.ndarray:
     """bool (frames,): False where an encoded picture is cut short or none. Arrays are whole by nature."""
+    if isinstance(frames, ChosenFrames):
+        return complete_frames(frames.source)[frames.steps]
     encoded = getattr(frames, "encoded", None)
     if encoded is None:
         return np.ones(len(frames), dtype=bool)
@@ -37,7 +39,7 @@ def select_frames(frames: Frames, steps: np.ndarray, colour: Colour, good: np.nd
     they are as long as every frame is good.
     """
     steps = np.asarray(steps)
-    if isinstance(frames, JpegFrames) and type(frames) is JpegFrames and good[steps].all():
+    if type(frames) is JpegFrames and good[steps].all():
         encoded = [frames.encoded[step] for step in steps]
         return JpegFrames(encoded, frames.colour if colour == "rgb" else _OTHER[frames.colour], frames.name)
     if isinstance(frames, np.ndarray) and good[steps].all():
@@ -52,16 +54,17 @@ class ChosenFrames(Sequence[np.ndarray]):
     """Some frames of one camera, read and decoded one at a time when indexed."""
 
     def __init__(self, frames: Frames, steps: np.ndarray, *, reverse: bool, good: np.ndarray) -> None:
-        self._frames, self._steps, self._reverse, self._good = frames, steps, reverse, good
+        self.source, self.steps = frames, steps
+        self._reverse, self._good = reverse, good
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return len(self.steps)
 
     def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]  # one frame, no slices
-        step = int(self._steps[index])
+        step = int(self.steps[index])
         if not self._good[step]:
             whole = np.flatnonzero(self._good)
             beside = whole[np.argmin(np.abs(whole - step))]
-            return np.full_like(self._frames[int(beside)], BACKGROUND)
-        frame = np.asarray(self._frames[step])
+            return np.full_like(self.source[int(beside)], BACKGROUND)
+        frame = np.asarray(self.source[step])
         return np.ascontiguousarray(frame[..., ::-1]) if self._reverse else frame

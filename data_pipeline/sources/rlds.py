@@ -172,7 +172,8 @@ class _Column:
         inner = feature.shape[1:]
         longest = feature.shape[0] or int(self.lengths.max())
         fill: Any = "" if feature.kind == "text" else np.nan if values.dtype.kind == "f" else 0
-        rows = np.full((len(self.lengths), longest, *inner), fill, dtype=values.dtype)
+        shape: tuple[Any, ...] = (len(self.lengths), longest, *inner)  # what is ragged has a known inner shape
+        rows = np.full(shape, fill, dtype=values.dtype)
         rows[np.arange(longest) < self.lengths[:, None]] = values.reshape(-1, *inner)
         return rows
 

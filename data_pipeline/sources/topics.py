@@ -234,7 +234,7 @@ def value_at(content: Any, way: Sequence[str]) -> Any:
     return _plain(content)
 
 
-def _place(owner: Any, values: Sequence[Any], part: str) -> int:
+def _place(owner: Any, values: Sequence[Any] | np.ndarray, part: str) -> int:
     """Where an entry stands in an array: its number, or its name in the `name` list beside the array."""
     names = list(getattr(owner, "name", ()))
     place = names.index(part) if part in names else int(part) if part.isdecimal() else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -363,6 +364,30 @@ def test_a_gap_splits_the_episode():
     np.testing.assert_array_equal(first.episode.actions[-1], first.episode.states[-1])  # nothing crosses the gap
     np.testing.assert_array_equal(second.episode.images["external"][0], rec.images["top"][8])
     assert refused(arm(faults={"gap": "quarantine"}), rec).kind == "gap"
+
+
+class ListedFrames(list):
+    """Frames of another coding, that keeps its bytes as well."""
+
+    encoded = property(lambda self: [b"\x89PNG\r\n\x1a\n ... IEND\xaeB`\x82"] * 249 + [b"\x89PNG\r\n\x1a\n cut"])
+
+
+@pytest.mark.parametrize("frames", [jpegs(250), ListedFrames(np.zeros((250, 4, 4, 3), np.uint8))], ids=["jpeg", "png"])
+def test_a_broken_picture_is_seen_after_a_split(frames):
+    if isinstance(frames, JpegFrames):
+        frames.encoded[249] = frames.encoded[249][:-5]
+    stamps = np.arange(250) * 100_000_000
+    stamps[100:] += 10**9
+    (first, second), faults = outcome(arm(), stamped(stamps, images={"top": frames}))
+    assert [fault.kind for fault in faults] == ["gap", "bad_image"]
+    assert first.image_masks["external"].all()
+    assert np.flatnonzero(~second.image_masks["external"]).tolist() == [149]
+    assert (second.episode.images["external"][149] == 127).all()
+
+
+def test_a_mapping_travels_to_another_process():
+    mapping = Mapping.from_dict(arm(filter=["len > 3"], state=rule(sync={"how": "linear", "max_age_s": 1})))
+    assert pickle.loads(pickle.dumps(mapping)) == mapping
 
 
 def test_a_part_that_is_too_short_is_left_out_alone():
