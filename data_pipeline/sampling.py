@@ -23,21 +23,27 @@ def make_sample(
 
     Frames are those of steps t - image_history + 1 .. t; before the episode's start the first frame is
     repeated and marked invalid. The chunk is the recorded actions t .. t + horizon - 1, the last one
-    repeated, and starts when the first of them was meant: `action_offset_steps` after the observation. The
-    phrasing is number `instruction`, else drawn by `rng`, else the first. Arrays may be read-only views of
-    the episode.
+    repeated and marked invalid, and starts when the first of them was meant: `action_offset_steps` after the
+    observation. The phrasing is the step's own where it has one, else number `instruction`, else drawn by `rng`,
+    else the first. Arrays may be read-only views of the episode.
     """
     if not 0 <= t < episode.num_steps:
         raise ValueError(f"episode {episode.name!r} has steps 0..{episode.num_steps - 1}, asked for {t}")
-    if instruction is None:
-        instruction = 0 if rng is None else int(rng.integers(len(episode.instructions)))
+    if episode.instruction_of_step is not None:
+        instruction = int(episode.instruction_of_step[t])
+    elif instruction is None:
+        instruction = 0 if rng is None else _draw_phrasing(episode, rng)
     first = t - image_history + 1
     valid = np.arange(first, t + 1) >= 0
+    masks = {
+        role: valid & _window(episode.image_masks[role], first, t + 1) if role in episode.image_masks else valid
+        for role in episode.images
+    }
     observation = Observation(
         state=episode.states[t],
         state_mask=episode.state_mask,
         images={role: _window(frames, first, t + 1) for role, frames in episode.images.items()},
-        image_masks=dict.fromkeys(episode.images, valid),
+        image_masks=masks,
         instruction=episode.instructions[instruction],
         control_hz=episode.rate_hz,
         stamp_ns=_stamp_ns(t, episode.rate_hz),
@@ -48,7 +54,17 @@ def make_sample(
         actions=_window(episode.actions, t, t + horizon),
         mask=episode.action_mask,
     )
-    return Sample(observation, chunk)
+    action_valid = np.arange(t, t + horizon) < episode.num_steps
+    if episode.action_valid is not None:
+        action_valid &= _window(episode.action_valid, t, t + horizon)
+    return Sample(observation, chunk, action_valid)
+
+
+def _draw_phrasing(episode: Episode, rng: np.random.Generator) -> int:
+    if not episode.instruction_weights:
+        return int(rng.integers(len(episode.instructions)))
+    drawn = int(np.searchsorted(np.cumsum(episode.instruction_weights), rng.random(), side="right"))
+    return min(drawn, len(episode.instructions) - 1)  # the sum may be a rounding below 1
 
 
 def _window(rows, start: int, stop: int) -> np.ndarray:

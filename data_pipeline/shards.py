@@ -46,6 +46,8 @@ SOURCE = "source."
 MARK = "rdt."
 """Prefix of the columns that mark steps: truth values, or whole numbers from 0 on."""
 
+_IMAGE_MASK, _ACTION_VALID, _INSTRUCTION = "image_mask.", "action_valid", "instruction_of_step"
+
 _GLOBAL = ("episode_index", "index", "task_index")  # known only when an episode has its place in the store
 _NOTE = b"rdt"  # key of the description in the footer of a staged file
 _BYTES = b"data_file_bytes"  # key in an index of the size of its data file
@@ -81,6 +83,8 @@ class EpisodeEntry:
     frame_sizes: Mapping[str, tuple[int, int]]  # role -> (height, width)
     num_bytes: int  # of pictures and columns, before any compression
     source: Mapping[str, Any] = field(default_factory=dict)  # where it came from, plain types
+    instruction_weights: tuple[float, ...] = ()  # as in `Episode`
+    max_steps: int | None = None  # steps that one visit of a longer episode draws; None: all
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), allow_nan=False)
@@ -88,7 +92,8 @@ class EpisodeEntry:
     @classmethod
     def from_json(cls, text: str) -> EpisodeEntry:
         raw = json.loads(text)
-        listed = {key: tuple(raw[key]) for key in ("instructions", "state_slots", "action_slots")}
+        lists = ("instructions", "state_slots", "action_slots", "instruction_weights")
+        listed = {key: tuple(raw[key]) for key in lists if key in raw}
         return cls(**{**raw, **listed, "frame_sizes": {k: tuple(v) for k, v in raw["frame_sizes"].items()}})
 
 
@@ -108,13 +113,13 @@ def stage_episode(
     *,
     source: Mapping[str, Any] | None = None,
     native: Mapping[str, np.ndarray] | None = None,
-    marks: Mapping[str, np.ndarray] | None = None,
+    max_steps: int | None = None,
 ) -> Staged:
     """Write one episode as a file of its own, whole or not at all: all the costly work, needing no store.
 
     Every picture is decoded once, so a broken one is found now. `native` are the source's own fields by path, (steps,
-    ...) numbers or text; `marks` are bool or int64 (steps,), read as fast as the vectors; `source` is noted in the
-    table. Raises `ValueError` for what cannot be stored.
+    ...) numbers or text; `source` and `max_steps` are noted in the table. Raises `ValueError` for what cannot be
+    stored.
     """
     num_steps = episode.num_steps
     vectors = {STATE: episode.states, ACTION: episode.actions}
@@ -137,12 +142,7 @@ def stage_episode(
             raise ValueError(f"episode {episode.name!r}: source field {name!r} {what}")
         features[key] = array_feature(values, path=name, step_shape=list(values.shape[1:]))
         vectors[key] = values
-    for name, values in (marks or {}).items():
-        if values.shape != (num_steps,) or values.dtype not in (np.bool_, np.int64) or values.min() < 0:
-            raise ValueError(
-                f"episode {episode.name!r}: mark {name!r} must be bool, or int64 from 0 on, of shape ({num_steps},), "
-                f"got {values.dtype} {values.shape} from {values.min()} on"
-            )
+    for name, values in step_marks(episode).items():
         features[MARK + name], vectors[MARK + name] = array_feature(values), values
     ours = counters(num_steps, episode.rate_hz, 0, 0, 0)
     features |= COUNTERS
@@ -162,6 +162,8 @@ def stage_episode(
         frame_sizes=sizes,
         num_bytes=num_bytes,
         source=dict(source or {}),
+        instruction_weights=episode.instruction_weights,
+        max_steps=max_steps,
     )
     plain = {key: to_plain(of) for key, of in stats.items()}
     note = {
@@ -276,6 +278,30 @@ def read_rows(path: Path, keys: Sequence[str], start: int, stop: int) -> pa.Tabl
                 groups.append(group)
             row = end
         return file.read_row_groups(groups, columns=list(keys), use_threads=False).slice(start - first, stop - start)
+
+
+def step_marks(episode: Episode) -> dict[str, np.ndarray]:
+    """What is said of single steps, by name; what holds for all of them is not written."""
+    marks = {_IMAGE_MASK + role: mask for role, mask in episode.image_masks.items() if not mask.all()}
+    if episode.action_valid is not None and not episode.action_valid.all():
+        marks[_ACTION_VALID] = episode.action_valid
+    if episode.instruction_of_step is not None:
+        marks[_INSTRUCTION] = episode.instruction_of_step
+    return marks
+
+
+def marked(marks: Mapping[str, np.ndarray], images: Mapping[str, Frames]) -> dict[str, Any]:
+    """The fields of an `Episode` with those pictures that marks of its steps stand for; numbers of any type."""
+    fields: dict[str, Any] = {"image_masks": {}}
+    for name, values in marks.items():
+        if name.startswith(_IMAGE_MASK):
+            role = name.removeprefix(_IMAGE_MASK)
+            fields["image_masks"] |= {role: values.astype(bool)} if role in images else {}
+        elif name == _ACTION_VALID:
+            fields["action_valid"] = values.astype(bool)
+        elif name == _INSTRUCTION:
+            fields["instruction_of_step"] = values.astype(np.int64)
+    return fields
 
 
 def _coded(name: str, role: str, frames: Frames, profile: Profile) -> tuple[list[bytes], list[np.ndarray]]:

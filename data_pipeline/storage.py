@@ -6,7 +6,7 @@
     incoming/000007.parquet  episodes that were added since, one file each
 
 `observation.state` and `action` are the 128 unified slots, `observation.images.<role>` the cameras,
-`source.<path>` the source's own columns, `rdt.<name>` marks of steps (which actions are valid, say); masks,
+`source.<path>` the source's own columns, `rdt.<name>` marks of steps (which actions are valid, say); slot masks,
 phrasings, rate, action offset and origin of an episode stand in its row of meta/episodes, column `rdt/episode`.
 
 An added episode is there whole or not at all, whenever the writer is killed. `flush` joins the added ones into data
@@ -63,6 +63,7 @@ from data_pipeline.shards import (
     Profile,
     Staged,
     join,
+    marked,
     read_rows,
     read_staged,
     stage_episode,
@@ -211,6 +212,9 @@ class EpisodeStore(Sequence[Episode]):
             role: JpegFrames(_StoredJpegs(self, index, role), name=f"{self.path.name} episode {index}, camera {role!r}")
             for role in entry.frame_sizes
         }
+        marks = {
+            key.removeprefix(MARK): values[rows] for key, values in file.marks.items() if values[place.first_row] >= 0
+        }
         return StoredEpisode(
             name=entry.name,
             states=file.states[rows],
@@ -221,6 +225,8 @@ class EpisodeStore(Sequence[Episode]):
             instructions=entry.instructions,
             rate_hz=entry.rate_hz,
             action_offset_steps=entry.action_offset_steps,
+            instruction_weights=entry.instruction_weights,
+            **marked(marks, images),
         )
 
     def jpeg(self, index: int, key: str, step: int) -> bytes:
@@ -240,17 +246,6 @@ class EpisodeStore(Sequence[Episode]):
                 values = from_arrow(table[key], feature)
                 native[feature.extra["path"]] = values.reshape(len(values), *feature.extra["step_shape"])
         return native
-
-    def marks(self, index: int) -> dict[str, np.ndarray]:
-        """The marks of an episode's steps, as they were given to `add`; cheap enough for every sample."""
-        index = range(len(self))[index]
-        entry, place = self._entries[index], self._places[index]
-        rows = slice(place.first_row, place.first_row + entry.num_steps)
-        marks = {}
-        for key, values in self._file(place).marks.items():
-            if values[place.first_row] >= 0:
-                marks[key.removeprefix(MARK)] = values[rows].astype(self._features[key].dtype)
-        return marks
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -290,17 +285,17 @@ class EpisodeStore(Sequence[Episode]):
         episode: Episode,
         source: Mapping[str, Any] | None = None,
         native: Mapping[str, np.ndarray] | None = None,
-        marks: Mapping[str, np.ndarray] | None = None,
+        max_steps: int | None = None,
     ) -> int:
         """Append an episode durably and return its index.
 
         `source` is noted beside it, plain types. `native` are the source's own fields by path, (steps, ...): what a
-        corrected mapping needs to make the unified vectors anew. `marks` are bool or int64 (steps,): what a sampler
-        has to know of steps beside the episode.
+        corrected mapping needs to make the unified vectors anew. A visit of the stream draws `max_steps` of a longer
+        episode.
         """
         self._check_name(episode.name)
         path = self._staged_path(len(self))
-        staged = stage_episode(path, episode, self.profile, source=source, native=native, marks=marks)
+        staged = stage_episode(path, episode, self.profile, source=source, native=native, max_steps=max_steps)
         try:
             return self._append(staged, path)
         except ValueError:

@@ -17,7 +17,7 @@ from data_pipeline.export.lerobot import DatasetWriter, VideoCoding
 from data_pipeline.lerobot_format import ACTION, IMAGES, STATE
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.types import Episode
-from data_pipeline.shards import MARK, SOURCE, EpisodeEntry, Profile
+from data_pipeline.shards import MARK, SOURCE, EpisodeEntry, Profile, marked, step_marks
 from data_pipeline.sources.lerobot import LeRobotSource
 from data_pipeline.sources.raw import Fault
 from data_pipeline.storage import ENTRY, HEADER, EpisodeStore, slot_mask
@@ -34,7 +34,7 @@ def archive(store: EpisodeStore, out: str | Path, *, coding: VideoCoding | None 
         writer = DatasetWriter(folder, store, "v3.0", "video", coding or VideoCoding(), columns=features)
         for index, episode in enumerate(store):
             columns = {STATE: episode.states, ACTION: episode.actions}
-            columns |= {MARK + name: values for name, values in store.marks(index).items()}
+            columns |= {MARK + name: values for name, values in step_marks(episode).items()}
             columns |= {paths[path]: values for path, values in store.native(index).items()}
             images = {IMAGES + role: frames for role, frames in episode.images.items()}
             note = {ENTRY: store.entries[index].to_json()}
@@ -62,23 +62,24 @@ def restore(folder: str | Path, out: str | Path) -> list[Fault]:
             entry = EpisodeEntry.from_json(texts[found.metadata["episode_metadata/episode_index"]])
             if entry.name in store.names:
                 continue
+            images = {role: found.images[IMAGES + role] for role in entry.frame_sizes if IMAGES + role in found.images}
+            marks = {key.removeprefix(MARK): values for key, values in found.fields.items() if key.startswith(MARK)}
             episode = Episode(
                 name=entry.name,
                 states=found.fields[STATE],
                 state_mask=slot_mask(entry.state_slots),
                 actions=found.fields[ACTION],
                 action_mask=slot_mask(entry.action_slots),
-                images={
-                    role: found.images[IMAGES + role] for role in entry.frame_sizes if IMAGES + role in found.images
-                },
+                images=images,
                 instructions=entry.instructions,
                 rate_hz=entry.rate_hz,
                 action_offset_steps=entry.action_offset_steps,
+                instruction_weights=entry.instruction_weights,
+                **marked(marks, images),
             )
             native = {}
             for key in (key for key in found.fields if key.startswith(SOURCE)):
                 extra, values = source.features[key].extra, found.fields[key]
                 native[extra["path"]] = values.reshape(len(values), *extra["step_shape"])
-            marks = {key.removeprefix(MARK): found.fields[key] for key in found.fields if key.startswith(MARK)}
-            store.add(episode, entry.source, native=native, marks=marks)
+            store.add(episode, entry.source, native=native, max_steps=entry.max_steps)
     return faults

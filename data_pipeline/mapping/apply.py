@@ -35,10 +35,6 @@ class MappedEpisode:
     """An episode in unified units, and what a mapping knows beside it."""
 
     episode: Episode
-    action_valid: np.ndarray  # bool (steps,), False where an action repeats another step's for want of its own
-    image_masks: MappingABC[str, np.ndarray]  # role -> bool (steps,), False: the frame is a background picture
-    instruction_weights: tuple[float, ...]  # share of each of the episode's instructions
-    instruction_of_step: np.ndarray | None  # int64 (steps,) into the instructions, where the text changes on the way
     extra_images: MappingABC[str, Frames]  # path -> frames of cameras that are recorded and not used
     steps: np.ndarray  # int64 (steps,), which steps of the record these are
     dataset: str
@@ -92,11 +88,11 @@ def _map_run(mapping: Mapping, raw: RawEpisode, at: np.ndarray, rate_hz: float, 
             instructions=instructions.texts,
             rate_hz=rate_hz,
             action_offset_steps=int(raw.metadata.get("action_offset_steps", 0)),
+            image_masks=image_masks,
+            action_valid=valid,
+            instruction_weights=instructions.weights,
+            instruction_of_step=_at_steps(instructions, steps),
         ),
-        action_valid=valid,
-        image_masks=image_masks,
-        instruction_weights=instructions.weights,
-        instruction_of_step=_at_steps(instructions, steps),
         extra_images=extra,
         steps=at[steps],
         dataset=mapping.name,

@@ -161,6 +161,10 @@ class Episode:
     instructions: tuple[str, ...]  # phrasings of one task, at least one
     rate_hz: float
     action_offset_steps: int = 0
+    image_masks: Mapping[str, np.ndarray] = field(default_factory=dict)  # role -> bool (steps,); none: all are there
+    action_valid: np.ndarray | None = None  # bool (steps,), False: another step's action, for want of its own
+    instruction_weights: tuple[float, ...] = ()  # chance of each phrasing; (): all alike
+    instruction_of_step: np.ndarray | None = None  # int64 (steps,), the phrasing where it changes on the way
 
     def __post_init__(self) -> None:
         owner = f"Episode {self.name!r}"
@@ -181,6 +185,26 @@ class Episode:
         if not self.rate_hz > 0:
             raise ValueError(f"{owner}.rate_hz must be positive, got {self.rate_hz}")
         check_action_offset(f"{owner}.action_offset_steps", self.action_offset_steps)
+        if not set(self.image_masks) <= set(self.images):
+            raise ValueError(f"{owner} has masks of {sorted(self.image_masks)}, pictures of {sorted(self.images)}")
+        for role, mask in self.image_masks.items():
+            _check_array(owner, f"image_masks[{role!r}]", mask, np.bool_, (self.num_steps,))
+        if self.action_valid is not None:
+            _check_array(owner, "action_valid", self.action_valid, np.bool_, (self.num_steps,))
+        if self.instruction_weights:
+            self._check_weights(owner)
+        if self.instruction_of_step is not None:
+            _check_array(owner, "instruction_of_step", self.instruction_of_step, np.int64, (self.num_steps,))
+            if not 0 <= self.instruction_of_step.min() <= self.instruction_of_step.max() < len(self.instructions):
+                raise ValueError(f"{owner}.instruction_of_step must count its {len(self.instructions)} instructions")
+
+    def _check_weights(self, owner: str) -> None:
+        weights = np.asarray(self.instruction_weights, dtype=np.float64)
+        if weights.shape != (len(self.instructions),) or weights.min() < 0 or abs(weights.sum() - 1) > 1e-6:
+            raise ValueError(
+                f"{owner}.instruction_weights must be {len(self.instructions)} chances that sum to 1, "
+                f"got {self.instruction_weights}"
+            )
 
     @property
     def num_steps(self) -> int:
@@ -193,3 +217,7 @@ class Sample:
 
     observation: Observation
     action_chunk: ActionChunk
+    action_valid: np.ndarray  # bool (horizon,), False where an action repeats another step's for want of its own
+
+    def __post_init__(self) -> None:
+        _check_array("Sample", "action_valid", self.action_valid, np.bool_, (self.action_chunk.horizon,))

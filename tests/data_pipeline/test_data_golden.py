@@ -158,12 +158,12 @@ def test_the_mapping_gives_states_actions_masks_and_rate(expected, mapped):
             np.testing.assert_array_equal(sample.observation.image_masks[role], valid)
             difference = sample.observation.images[role].astype(int) - expected[f"{step}.{key}"]
             assert np.abs(difference[valid]).max() <= 2
-    assert all(mask.all() for mask in mapped.image_masks.values())
+    assert all(mask.all() for mask in mapped.episode.image_masks.values())
 
 
 def test_the_mapping_draws_each_kind_of_phrasing_equally(mapped):
     groups = json.loads((GOLDEN / SIDECAR_NAME).read_text())
-    shares = dict(zip(mapped.episode.instructions, mapped.instruction_weights, strict=True))
+    shares = dict(zip(mapped.episode.instructions, mapped.episode.instruction_weights, strict=True))
     for texts in groups.values():
         texts = [texts] if isinstance(texts, str) else texts
         assert sum(shares[text] for text in texts) == pytest.approx(1 / len(groups))

@@ -75,3 +75,25 @@ def test_coded_frames_give_the_same_sample(nine_steps):
 def test_steps_outside_are_refused(nine_steps, t):
     with pytest.raises(ValueError, match=r"has steps 0\.\.8"):
         make_sample(nine_steps, t, horizon=1)
+
+
+def test_what_an_episode_says_of_its_steps_reaches_the_sample(episode):
+    frames, own = np.arange(9) != 3, np.arange(9) < 6
+    told = episode(image_masks={"external": frames}, action_valid=own, instruction_of_step=np.arange(9) % 2)
+    sample = make_sample(told, 4, horizon=6)
+    assert sample.observation.image_masks["external"].tolist() == [False, True]
+    assert sample.action_valid.tolist() == [True, True, False, False, False, False]
+    assert make_sample(told, 0, horizon=6).observation.image_masks["external"].tolist() == [False, True]
+    said = [make_sample(told, t, horizon=2, instruction=0).observation.instruction for t in (4, 5)]
+    assert said == list(told.instructions)
+
+
+def test_phrasings_come_as_often_as_their_weights_say(episode):
+    weighted = episode(instruction_weights=(0.8, 0.2))
+    rng = np.random.default_rng(0)
+    said = [make_sample(weighted, 0, horizon=2, rng=rng).observation.instruction for _ in range(1000)]
+    assert said.count(weighted.instructions[0]) / 1000 == pytest.approx(0.8, abs=0.04)
+
+
+def test_actions_after_the_end_are_not_valid(episode):
+    assert make_sample(episode(), 6, horizon=5).action_valid.tolist() == [True, True, True, False, False]

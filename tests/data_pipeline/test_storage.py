@@ -215,20 +215,22 @@ def test_the_sources_own_columns_come_back(tmp_path, robot, episode):
         store.add(episode(name="c"), native={"a/b": np.zeros(9), "a.b": np.zeros(9)})
 
 
-def test_marks_of_steps_come_back(tmp_path, robot, episode):
+def test_what_is_said_of_single_steps_comes_back(tmp_path, robot, episode):
     valid, phrase = np.arange(9) < 7, np.arange(9) % 2
     with EpisodeStore.create(tmp_path / "store", robot) as store:
-        store.add(episode(name="a"), marks={"action_valid": valid})
-        store.add(episode(name="b"), marks={"action_valid": ~valid, "instruction": phrase})
+        store.add(episode(name="a", action_valid=valid, instruction_weights=(0.9, 0.1)))
+        store.add(episode(name="b", image_masks={"external": ~valid}, instruction_of_step=phrase), max_steps=4)
+        store.add(episode(name="c", action_valid=np.ones(9, bool)))
         for _ in range(2):  # staged, then joined
-            assert [sorted(store.marks(i)) for i in range(2)] == [["action_valid"], ["action_valid", "instruction"]]
-            np.testing.assert_array_equal(store.marks(1)["action_valid"], ~valid)
-            np.testing.assert_array_equal(store.marks(-1)["instruction"], phrase)
-            assert store.marks(0)["action_valid"].dtype == bool
+            first, second, third = store
+            np.testing.assert_array_equal(first.action_valid, valid)
+            np.testing.assert_array_equal(second.image_masks["external"], ~valid)
+            np.testing.assert_array_equal(second.instruction_of_step, phrase)
+            assert (first.image_masks, first.instruction_of_step, first.instruction_weights) == ({}, None, (0.9, 0.1))
+            assert (second.action_valid, second.instruction_weights) == (None, ())
+            assert (third.image_masks, third.action_valid) == ({}, None)
+            assert [entry.max_steps for entry in store.entries] == [None, 4, None]
             store.flush()
-        for wrong in (valid[:3], phrase - 1, np.ones(9)):
-            with pytest.raises(ValueError, match="mark 'x' must be bool, or int64 from 0 on"):
-                store.add(episode(name="c"), marks={"x": wrong})
 
 
 def test_instructions_of_all_episodes_each_once(tmp_path, robot, episode):

@@ -19,9 +19,17 @@ def store(tmp_path, robot, episode, pictures):
         both = {"external": pictures(7, 1), "left_wrist": pictures(7, 2)}
         native = {"obs/qpos": np.random.default_rng(0).standard_normal((7, 1)), "text": np.array(["x"] * 7, object)}
         store.add(
-            episode(num_steps=7, name="b", images=both, instructions=("wave",), action_offset_steps=0),
+            episode(
+                num_steps=7,
+                name="b",
+                images=both,
+                instructions=("wave",),
+                action_offset_steps=0,
+                action_valid=np.arange(7) < 5,
+                image_masks={"left_wrist": np.arange(7) > 0},
+            ),
             native=native,
-            marks={"action_valid": np.arange(7) < 5},
+            max_steps=5,
         )
     return store
 
@@ -40,17 +48,22 @@ def test_a_store_comes_back_from_its_archive(tmp_path, store):
         for role in one.images:
             for a, b in zip(one.images[role], other.images[role], strict=True):
                 assert np.abs(a.astype(int) - b).mean() < 5
-        for before, after in ((store.native(i), again.native(i)), (store.marks(i), again.marks(i))):
-            assert list(before) == list(after)
-            for key, values in before.items():
-                np.testing.assert_array_equal(values, after[key])
-                assert values.dtype == after[key].dtype
+        assert store.entries[i].max_steps == again.entries[i].max_steps
+        before, after = store.native(i), again.native(i)
+        assert list(before) == list(after)
+        for key, values in before.items():
+            np.testing.assert_array_equal(values, after[key])
+            assert values.dtype == after[key].dtype
+        np.testing.assert_array_equal(one.action_valid, other.action_valid)
+        assert one.image_masks.keys() == other.image_masks.keys()
+        for role, mask in one.image_masks.items():
+            np.testing.assert_array_equal(mask, other.image_masks[role])
 
 
 def test_an_archive_of_whole_episodes_keeps_every_rule(tmp_path, robot, episode):
     with EpisodeStore.create(tmp_path / "store", robot) as store:
         for i in range(2):
-            store.add(episode(seed=i, name=f"e{i}"), native={"x": np.arange(9.0)}, marks={"valid": np.arange(9) > 2})
+            store.add(episode(seed=i, name=f"e{i}", action_valid=np.arange(9) > 2), native={"x": np.arange(9.0)})
     archive(store, tmp_path / "archive")
     assert [row["row"]["length"] for row in check_v3(tmp_path / "archive")] == [9, 9]
 

@@ -68,14 +68,14 @@ def test_what_is_to_be_predicted(name):
     np.testing.assert_array_equal(result.episode.action_mask, result.episode.state_mask)
     if name == "agilex":
         np.testing.assert_allclose(actions, states, atol=1e-6)  # the record commands what it measures
-        assert result.action_valid.all()
+        assert result.episode.action_valid.all()
     elif name in STATELESS:
         np.testing.assert_array_equal(actions[:-1], states[1:])
         np.testing.assert_allclose(actions[-1, 39:45], np.concatenate([known["V"], known["W"]], axis=1)[-1], atol=1e-6)
-        assert result.action_valid.all()
+        assert result.episode.action_valid.all()
     else:
         np.testing.assert_array_equal(actions, np.concatenate([states[1:], states[-1:]]))
-        np.testing.assert_array_equal(result.action_valid, [True] * (len(states) - 1) + [False])
+        np.testing.assert_array_equal(result.episode.action_valid, [True] * (len(states) - 1) + [False])
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -83,11 +83,11 @@ def test_cameras(name):
     row = records.TABLE[name]
     result = mapped(name, records.make_record(name, records.robot(0)))
     expected = records.camera_paths(row)
-    assert set(result.episode.images) == set(result.image_masks) == set(expected) <= set(CAMERA_ROLES)
+    assert set(result.episode.images) == set(result.episode.image_masks) == set(expected) <= set(CAMERA_ROLES)
     for role, path in expected.items():
         frame = result.episode.images[role][3]
         assert frame.shape == (2, 3, 3) and (frame == records.pixel(path)).all()
-        assert result.image_masks[role].all()
+        assert result.episode.image_masks[role].all()
     extra = list(map(records.full_path, row.extra.split()))
     assert sorted(result.extra_images) == sorted(extra)
     for path in extra:

@@ -233,7 +233,7 @@ def test_recorded_actions_move_by_the_shift(shift):
     result = one(raw, record(fields={"command": command}))
     wanted = np.arange(STEPS) + shift
     np.testing.assert_allclose(result.episode.actions[:, :3], command[wanted.clip(0, STEPS - 1)], atol=1e-6)
-    np.testing.assert_array_equal(result.action_valid, (wanted >= 0) & (wanted < STEPS))
+    np.testing.assert_array_equal(result.episode.action_valid, (wanted >= 0) & (wanted < STEPS))
     assert np.flatnonzero(result.episode.action_mask).tolist() == [0, 1, 2]
 
 
@@ -330,7 +330,7 @@ def test_a_broken_picture_is_masked_and_many_are_too_many():
     frames.encoded[7] = frames.encoded[7][:-20]
     rec = record(steps, images={"top": frames})
     (result,), (fault,) = outcome(arm(), rec)
-    mask = result.image_masks["external"]
+    mask = result.episode.image_masks["external"]
     assert fault.kind == "bad_image" and np.flatnonzero(~mask).tolist() == [7]
     assert (result.episode.images["external"][7] == 127).all()
     np.testing.assert_array_equal(result.episode.images["external"][8], frames[8])
@@ -380,8 +380,8 @@ def test_a_broken_picture_is_seen_after_a_split(frames):
     stamps[100:] += 10**9
     (first, second), faults = outcome(arm(), stamped(stamps, images={"top": frames}))
     assert [fault.kind for fault in faults] == ["gap", "bad_image"]
-    assert first.image_masks["external"].all()
-    assert np.flatnonzero(~second.image_masks["external"]).tolist() == [149]
+    assert first.episode.image_masks["external"].all()
+    assert np.flatnonzero(~second.episode.image_masks["external"]).tolist() == [149]
     assert (second.episode.images["external"][149] == 127).all()
 
 

@@ -83,3 +83,19 @@ def test_vectors_cannot_be_written_through_the_object():
 def test_the_last_stamp_does_not_drift():
     hour = dataclasses.replace(CHUNK, actions=np.zeros((30 * 3600 + 1, NUM_SLOTS), np.float32))
     assert hour.end_ns == 7 + 3600 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"image_masks": {"left_wrist": np.ones(9, bool)}}, r"has masks of \['left_wrist'\], pictures of"),
+        ({"image_masks": {"external": np.ones(8, bool)}}, r"image_masks\['external'\] must be bool of shape \(9\)"),
+        ({"action_valid": np.ones(9)}, "action_valid must be bool"),
+        ({"instruction_weights": (1.0,)}, "instruction_weights must be 2 chances"),
+        ({"instruction_weights": (0.9, 0.2)}, "instruction_weights must be 2 chances"),
+        ({"instruction_of_step": np.full(9, 2)}, "instruction_of_step must count its 2 instructions"),
+    ],
+)
+def test_what_an_episode_says_of_its_steps_is_checked(episode, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        episode(**wrong)
