@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from data_pipeline.schema.registry import load_attribute
+from deploy.data.parser import add_parsers as add_data_parsers
 
 MAX_SEED = 10_000
 
 COMMANDS = {
     "quickstart": "deploy.quickstart:command",
+    "data": "deploy.data.parser:command",
     "train": "deploy.train:command",
     "eval": "deploy.evaluate:command",
     "robot": "deploy.robot:command",
@@ -43,6 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     quickstart.add_argument("--seed", type=_seed, default=0, metavar="S", help="of recording, training and evaluation")
     quickstart.add_argument("--config", default="quickstart", help="training config, by name or path")
     _add_device(quickstart)
+
+    data = commands.add_parser("data", help="convert, check, look at and export demonstrations")
+    add_data_parsers(data)
 
     train = commands.add_parser(
         "train",

@@ -14,7 +14,7 @@ from data_pipeline.mapping.paths import expand
 from data_pipeline.schema.registry import check_keys, unknown_name
 from data_pipeline.schema.types import CAMERA_ROLES
 
-FORMATS = ("rlds", "hdf5", "lerobot", "mcap", "rosbag", "rh20t", "droid")
+FORMATS = ("rlds", "tfds", "hdf5", "lerobot", "mcap", "rosbag", "rh20t", "droid")
 ACTION_MODES = ("next_state", "recorded", "previous_action_as_state")
 ActionMode = Literal["next_state", "recorded", "previous_action_as_state"]
 

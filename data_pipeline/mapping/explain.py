@@ -61,7 +61,7 @@ def _rows(rules: Iterable[Rule], remark: str) -> list[tuple[int, str]]:
         ops = "".join(f" -> {_op(op)}" for op in rule.ops)
         conditions = f" if {rule.when_dim} numbers" if rule.when_dim is not None else ""
         conditions += " if there is one" if rule.optional else ""
-        conditions += f" ({rule.sync.how}, at most {rule.sync.max_age_ns / 1e9:g} s old)" if rule.sync else ""
+        conditions += f" ({rule.sync.how}, at most {rule.sync.max_age_s:g} s old)" if rule.sync else ""
         if any(op.width(None) is not None for op in rule.ops):  # numbers are mixed: a slot has no single source
             texts = [f"{rule.source}{ops} number {i}" for i in range(len(rule.slots))]
         else:

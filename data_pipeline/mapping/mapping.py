@@ -34,7 +34,8 @@ from data_pipeline.mapping.expressions import Condition
 from data_pipeline.mapping.language import Language
 from data_pipeline.mapping.ops import DeltaToAbsolute
 from data_pipeline.mapping.paths import CONST
-from data_pipeline.mapping.rules import RuleSet, Sync, check_disjoint
+from data_pipeline.mapping.rules import RuleSet, check_disjoint
+from data_pipeline.mapping.sync import Sync
 from data_pipeline.schema.layout import SLOT_NAMES
 from data_pipeline.schema.registry import check_keys, read_yaml, unknown_name
 from data_pipeline.sources.raw import Fault, FieldSpec, RawEpisode

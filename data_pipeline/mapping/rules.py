@@ -17,33 +17,13 @@ import numpy as np
 from data_pipeline.mapping.op_syntax import parse_op
 from data_pipeline.mapping.ops import DeltaToAbsolute, Op, unit_fits
 from data_pipeline.mapping.paths import EpisodeError, Selection, numbers
-from data_pipeline.mapping.sync import SYNCHRONISERS
+from data_pipeline.mapping.sync import Sync
 from data_pipeline.schema.layout import NUM_SLOTS, SLOT_NAMES, SLOT_UNITS, slot_range
 from data_pipeline.schema.registry import check_keys, unknown_name
 from data_pipeline.sources.raw import FieldSpec, RawEpisode
 
 _KEYS = ("to", "from", "take", "ops", "optional", "when", "sync", "within", "compat")
 _GRIPPER_UNIT = "opening in [0, 1]"
-
-
-@dataclass(frozen=True)
-class Sync:
-    """How a field of its own rate is read at a tick, and how old it may be (`sync.py`)."""
-
-    how: str
-    max_age_ns: int
-
-    @classmethod
-    def parse(cls, raw: Any) -> Sync:
-        if not isinstance(raw, Mapping):
-            raise ValueError(f"sync takes {{how, max_age_s}}, got {raw!r}")
-        check_keys("sync", raw, ("how", "max_age_s"))
-        how, age = raw.get("how", "nearest"), raw.get("max_age_s")
-        if how not in SYNCHRONISERS:
-            raise ValueError("sync: " + unknown_name("how", str(how), SYNCHRONISERS))
-        if not isinstance(age, int | float) or not age >= 0:
-            raise ValueError(f"sync needs max_age_s, a number of seconds from 0 on, got {age!r}")
-        return cls(how, round(age * 1e9))
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,13 @@ young enough, and `previous` has nothing before the first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from data_pipeline.schema.registry import check_keys, unknown_name
 
 Synchroniser = Callable[[np.ndarray, np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
@@ -96,6 +100,30 @@ SYNCHRONISERS: dict[str, Synchroniser] = {
     "slerp": sample_slerp,
 }
 """The words of `sync: {how: ...}`."""
+
+
+@dataclass(frozen=True)
+class Sync:
+    """How the value of a field at a step is found, and how old it may be."""
+
+    how: str = "previous"  # previous, nearest, linear, slerp
+    max_age_s: float = 0.1  # between the step and a message that is used for it
+
+    def __post_init__(self) -> None:
+        if self.how not in SYNCHRONISERS:
+            raise ValueError("sync: " + unknown_name("how", str(self.how), SYNCHRONISERS))
+        if isinstance(self.max_age_s, bool) or not isinstance(self.max_age_s, int | float) or not self.max_age_s >= 0:
+            raise ValueError(f"sync.max_age_s must be 0 or more seconds, got {self.max_age_s!r}")
+
+    @classmethod
+    def parse(cls, raw: Any) -> Sync:
+        """Of a mapping's YAML: the age is a decision of whoever writes it."""
+        if not isinstance(raw, Mapping):
+            raise ValueError(f"sync takes {{how, max_age_s}}, got {raw!r}")
+        check_keys("sync", raw, ("how", "max_age_s"))
+        if "max_age_s" not in raw:
+            raise ValueError("sync needs max_age_s, a number of seconds from 0 on")
+        return cls(raw.get("how", "nearest"), raw["max_age_s"])
 
 
 def ticks_ns(start_ns: int, stop_ns: int, rate_hz: float) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.mapping.sync import SYNCHRONISERS, ticks_ns
+from data_pipeline.mapping.sync import SYNCHRONISERS, Sync, ticks_ns
 from data_pipeline.schema.registry import unknown_name
 from data_pipeline.schema.types import Frames
 from data_pipeline.sources.pictures import encoded_frames
@@ -27,20 +27,6 @@ MAX_STRAY_STAMPS = 0.01
 
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "8UC3": 3, "8UC1": 1}
 _REVERSED = ("bgr8", "bgra8", "8UC3")
-
-
-@dataclass(frozen=True)
-class Sync:
-    """How the value of a field at a step is found."""
-
-    how: str = "previous"  # previous, nearest, linear, slerp
-    max_age_s: float = 0.1  # between the step and a message that is used for it
-
-    def __post_init__(self) -> None:
-        if self.how not in SYNCHRONISERS:
-            raise ValueError("sync.how: " + unknown_name("way", self.how, SYNCHRONISERS))
-        if not self.max_age_s >= 0:
-            raise ValueError(f"sync.max_age_s must be 0 or more seconds, got {self.max_age_s}")
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,7 @@ def test_short_names_stand_for_paths():
     mapping = Mapping.from_dict(raw)
     assert mapping.paths() == ("/joint_states/position",)
     assert mapping.rate.clock == mapping.cameras.roles["external"] == "/top/compressed"
-    assert mapping.syncs()["/joint_states/position"].max_age_ns == 50_000_000
+    assert mapping.syncs()["/joint_states/position"].max_age_s == 0.05
 
 
 def test_one_field_is_synchronised_one_way():

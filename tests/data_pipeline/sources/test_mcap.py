@@ -334,7 +334,7 @@ def test_image_encodings(recorded, encoding):
 
 
 def test_wrong_plans_and_empty_folders_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="unknown way 'linaer': did you mean 'linear'"):
+    with pytest.raises(ValueError, match="unknown how 'linaer': did you mean 'linear'"):
         Sync("linaer")
     with pytest.raises(ValueError, match="resample_hz must be positive"):
         TopicPlan(HIGH, resample_hz=0)
