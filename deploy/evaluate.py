@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from data_pipeline.atomic import check_writable, remove_leftovers, write_json
 from data_pipeline.schema.types import Observation
+from data_pipeline.workers import num_workers, run_ordered
 from deploy.device import choose_device
 from deploy.doctor import require, versions
 from deploy.engine import InferenceEngine
@@ -28,7 +29,6 @@ from deploy.intervals import paired_difference_interval, wilson_interval
 from deploy.loop import LoopSettings
 from deploy.rollout import Outcome, Trial, run_trials
 from deploy.video import find_ffmpeg
-from deploy.workers import num_workers, run_ordered
 from rdt.diffusion.solver import DEFAULT_SAMPLER
 from rdt.train.checkpoint import load_checkpoint
 from robot_drivers.sim.render import settle_backend

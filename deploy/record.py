@@ -20,7 +20,7 @@ from tqdm import tqdm
 from data_pipeline.atomic import read_json, remove_leftovers, write_json
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.sources.hdf5 import write_episode
-from deploy.workers import num_workers, run_ordered
+from data_pipeline.workers import num_workers, run_ordered
 from rdt.train.config import DemonstrationConfig, differences
 from robot_drivers.sim.expert import POLICY_HZ, record_demonstration
 from robot_drivers.sim.render import Renderer, make_renderer, settle_backend

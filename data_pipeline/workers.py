@@ -1,7 +1,7 @@
-"""Worker processes that leave with their parent: one simulation core each, and an interrupt ends them all.
+"""Worker processes that leave with their parent: one core each, and an interrupt ends them all.
 
-Simulation and rendering run in workers and training in the parent, because software OpenGL and Triton do not
-live in one process (`robot_drivers/sim/render.py`).
+Conversion uses them for speed. Simulation and rendering run in them besides, and training in the parent, because
+software OpenGL and Triton do not live in one process (`robot_drivers/sim/render.py`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -29,13 +29,13 @@ def num_workers() -> int:
 
 
 @contextmanager
-def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(workers: int, shared: Any = None) -> Iterator[ProcessPoolExecutor]:
     """A pool of fresh processes of one thread each. Leaving it by an exception ends them at once.
 
-    Raises `RuntimeError` when a worker was killed.
+    `shared` goes to each of them once. Raises `RuntimeError` when a worker was killed.
     """
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker, initargs=(shared,))
     with _environment(OMP_NUM_THREADS="1"):
         try:
             yield pool
@@ -70,6 +70,29 @@ def run_ordered(call: Callable[[Job], Result], jobs: Iterable[Job], workers: int
             yield job, result
 
 
+def run_as_completed(
+    call: Callable[[Any, Job], Result], shared: Any, jobs: Iterable[Job], workers: int
+) -> Iterator[tuple[Job, Result]]:
+    """`call(shared, job)` in worker processes, (job, result) as each is done; one worker: in this process, in order."""
+    if workers == 1:
+        yield from ((job, call(shared, job)) for job in jobs)
+        return
+    stream = iter(jobs)
+    with worker_pool(workers, shared) as pool:
+        running = {_submit(pool, _with_shared, (call, job)): job for job in itertools.islice(stream, 2 * workers)}
+        while running:
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                for following in itertools.islice(stream, 1):
+                    running[_submit(pool, _with_shared, (call, following))] = following
+                yield running.pop(future), future.result()
+
+
+def _with_shared(call_and_job: tuple[Callable[[Any, Job], Result], Job]) -> Result:
+    call, job = call_and_job
+    return call(_shared, job)
+
+
 def _submit(pool: ProcessPoolExecutor, call: Callable[[Job], Result], job: Job) -> Future[Result]:
     """Hand over a job. A worker that starts here is born deaf to Ctrl-C, which reaches the whole process group."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -90,13 +113,16 @@ def _run(call: Callable[[Job], Result], job: Job) -> Result:
         _in_job = False
 
 
-def _prepare_worker() -> None:
+def _prepare_worker(shared: Any) -> None:
     """Clean up when the parent says so, and when it is there no more."""
+    global _shared
+    _shared = shared
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
 _in_job = False
+_shared: Any = None
 
 
 def _leave(*_: object) -> None:

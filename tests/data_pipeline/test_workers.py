@@ -1,4 +1,4 @@
-"""Run: pytest tests/deploy/test_workers.py"""
+"""Run: pytest tests/data_pipeline/test_workers.py"""
 
 import itertools
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.workers import run_ordered
+from data_pipeline.workers import run_as_completed, run_ordered
 
 
 def square(number: int) -> int:
@@ -30,6 +30,15 @@ def environment(_: int) -> str:
 
 def test_results_come_in_the_order_of_the_jobs():
     assert list(run_ordered(square, range(7), 2)) == [(n, n * n) for n in range(7)]
+
+
+def times(shared: int, number: int) -> int:
+    return shared * square(number)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_come_as_they_are_done_and_all_jobs_share_one_thing(workers):
+    assert sorted(run_as_completed(times, 10, range(7), workers)) == [(n, 10 * n * n) for n in range(7)]
 
 
 def test_an_endless_stream_may_be_left():
@@ -58,7 +67,7 @@ def test_an_interrupt_leaves_no_worker_behind(tmp_path):
     script.write_text(
         textwrap.dedent("""
         import itertools, os, sys, time
-        from deploy.workers import run_ordered
+        from data_pipeline.workers import run_ordered
 
         def work(job):
             print("worker", os.getpid(), flush=True)
