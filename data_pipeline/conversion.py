@@ -1,112 +1,305 @@
-"""Recordings -> native store: resumable, one episode at a time, nothing dropped in silence.
+"""Recordings -> native store, shard by shard: resumable after a kill at any moment, on one machine or a cluster.
 
-A recording that cannot be read is left out and reported with its reason; everything else has been proved to
-come back: unified -> native equals what the robot said.
+    OUT/conversion/plan.json           what is converted how; another plan needs another folder
+    OUT/conversion/SHARD/00000.parquet episodes of a shard, until they are joined
+    OUT/conversion/SHARD.json          what became of it, written last: a shard without one is done again
+
+A shard is a unit of work and a pure function of its file: it appears whole or not at all, whoever does it. Joining
+takes the shards in their order, so that the store's bytes do not depend on workers, interruptions or machines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
+import google_crc32c  # type: ignore[import-untyped]
 
-from data_pipeline.atomic import WriteError
-from data_pipeline.frames import Colour
-from data_pipeline.schema.embodiment import Embodiment, Kind
-from data_pipeline.schema.types import Episode
-from data_pipeline.sources.hdf5 import read_recording
+from data_pipeline.atomic import WriteError, atomic_folder, read_json, remove_leftovers, write_json
+from data_pipeline.cluster import run_on_ray
+from data_pipeline.recordings import ReadEpisode, Recordings
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.shards import Profile, stage_episode
+from data_pipeline.sources.raw import Fault, Shard
 from data_pipeline.storage import EpisodeStore
+from data_pipeline.workers import run_as_completed
 
-Progress = Callable[[int, int, str], None]
-"""Called after each source with (sources done, sources in all, episode name)."""
+Engine = Literal["pool", "ray"]
+FOLDER, PLAN = "conversion", "plan.json"
+
+BY_CHOICE = ("filtered", "no_language", "too_short", "zero_length", "still")
+"""Kinds of fault that a dataset's YAML asks for: such an episode is skipped, any other is quarantined."""
+
+_FORM = 1  # of what this file writes beside a store
+
+
+@dataclass(frozen=True)
+class StagedFile:
+    """An episode of a shard, in a file of its own."""
+
+    name: str
+    num_steps: int
+    num_bytes: int  # of the file
+    crc32c: int
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What became of one shard: a line of the manifest."""
+
+    shard: str
+    source: Mapping[str, int]  # bytes and modified_ns of its file
+    code: str  # version of this package
+    episodes: tuple[StagedFile, ...]
+    skipped: tuple[Fault, ...]  # episodes that the dataset's YAML does not want
+    quarantined: tuple[Fault, ...]  # episodes that could not be used
+    noted: tuple[Fault, ...]  # what was found in episodes that are kept
+
+    @classmethod
+    def read(cls, path: Path) -> ShardRecord:
+        raw = read_json(path, "remove it to convert its shard again")
+        faults = {key: tuple(Fault(**fault) for fault in raw[key]) for key in ("skipped", "quarantined", "noted")}
+        return cls(**{**raw, "episodes": tuple(StagedFile(**one) for one in raw["episodes"]), **faults})
 
 
 @dataclass
 class ConversionReport:
-    """What became of every source, by episode name."""
+    """All shards together."""
 
-    converted: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)  # in the store already, from the same file
-    failed: dict[str, str] = field(default_factory=dict)  # name -> reason
+    num_shards: int = 0
+    num_shards_before: int = 0  # done by an earlier call
+    num_episodes: int = 0
+    num_steps: int = 0
+    skipped: list[Fault] = field(default_factory=list)
+    quarantined: list[Fault] = field(default_factory=list)
+    noted: list[Fault] = field(default_factory=list)
+    joined: bool = False  # False: this was a share of the work, to be joined by a call without `job`
+
+    def add(self, record: ShardRecord) -> None:
+        self.num_shards += 1
+        self.num_episodes += len(record.episodes)
+        self.num_steps += sum(one.num_steps for one in record.episodes)
+        self.skipped += record.skipped
+        self.quarantined += record.quarantined
+        self.noted += record.noted
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Faults by what was done about them, by kind."""
+        lists = {"skipped": self.skipped, "quarantined": self.quarantined, "noted": self.noted}
+        return {name: dict(Counter(fault.kind for fault in faults)) for name, faults in lists.items()}
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with "convert" or "join", what is done and what there is to do: bytes of the sources, then data files."""
 
 
 def convert(
-    sources: Sequence[str | Path],
+    recordings: Recordings,
     out: str | Path,
-    embodiment: Embodiment,
+    embodiment: Embodiment | None,
     *,
-    colour: Colour = "rgb",
-    instructions: Sequence[str] = (),
+    robot_type: str | None = None,
+    profile: Profile | None = None,
+    workers: int = 1,
+    engine: Engine = "pool",
+    job: tuple[int, int] | None = None,
+    max_shards: int | None = None,
+    max_quarantine: int | None = None,
     progress: Progress | None = None,
 ) -> ConversionReport:
-    """Convert ALOHA HDF5 files, in the given order, into the store `out`; what it holds already is skipped.
+    """Convert what is missing of `recordings` into the store `out` and join it.
 
-    `colour` and `instructions` are those of `read_recording`. An episode is named by its file and folder,
-    "pick_cup/episode_0". Raises `ValueError` for two sources of one name and `WriteError` for a full disk.
+    `job` (i, n): only every n-th shard from the i-th on, and no joining: n such calls may run side by side. Raises
+    `ValueError` when `out` holds another conversion, when a source has changed since it was converted, or when more
+    than `max_quarantine` episodes had to be left out; `WriteError` for a full disk. What is done is kept.
     """
-    paths = _by_name(sources)
+    out, profile = Path(out), profile or Profile()
+    work = _Work(recordings, out, profile)
+    shards = list(recordings.shards())[:max_shards]
+    create = partial(EpisodeStore.create, out, embodiment, robot_type=robot_type, profile=profile)
+    if job is None or not EpisodeStore.exists(out):
+        create()  # clears what killed writers left, so it is not for one of several jobs
+    _check_plan(out, {"form": _FORM, "recordings": recordings.signature})
+    if job is None:
+        remove_leftovers(out / FOLDER)
+    else:
+        shards = shards[job[0] :: job[1]]
     report = ConversionReport()
-    with EpisodeStore.create(out, embodiment) as store:
-        earlier = store.sources
-        for done, (name, path) in enumerate(paths.items(), start=1):
-            try:
-                source = _fingerprint(path)
-                if name not in earlier:
-                    store.add(_checked_episode(name, path, embodiment, colour, instructions), source)
-                    report.converted.append(name)
-                elif earlier[name] == source:
-                    report.skipped.append(name)
-                else:
-                    raise ValueError(f"{path} has changed since it was converted: convert into a new store")
-            except WriteError:
-                raise
-            except (ValueError, OSError) as error:
-                report.failed[name] = str(error)
-            if progress:
-                progress(done, len(paths), name)
+    stored = frozenset(EpisodeStore.open(out).names)
+    records = {shard.name: record for shard in shards if (record := _done(out, shard, stored)) is not None}
+    report.num_shards_before = len(records)
+    for record in records.values():
+        report.add(record)
+    missing = [shard for shard in shards if shard.name not in records]
+    sizes = {shard.name: source_bytes(shard.path) for shard in missing}
+    done, total = 0, sum(sizes.values())
+    tell = progress or (lambda *_: None)
+    tell("convert", done, total)
+    for shard, record in _run(engine, _convert_shard, work, missing, workers):
+        records[shard.name] = record
+        report.add(record)
+        done += sizes[shard.name]
+        tell("convert", done, total)
+        if max_quarantine is not None and len(report.quarantined) > max_quarantine:
+            first = report.quarantined[0]
+            raise ValueError(
+                f"{len(report.quarantined)} episodes had to be left out, more than the {max_quarantine} allowed; "
+                f"the first: {first.where}: {first.message}. What is converted is kept; see `rdt data validate`"
+            )
+    if job is None:
+        with create() as store:
+            _join(store, [(shard, records[shard.name]) for shard in shards], report)
+            store.flush(lambda call, jobs: _told(_run(engine, call, None, jobs, workers), len(jobs), tell))
+        for shard in shards:
+            shutil.rmtree(_folder(out, shard), ignore_errors=True)
+        report.joined = True
     return report
 
 
-def check_round_trip(embodiment: Embodiment, native: np.ndarray, unified: np.ndarray, kind: Kind) -> None:
-    """Raise `ValueError` unless `unified` gives back `native` to the precision of float32 slots."""
-    # a slot's rounding, brought back to native units: relative to the value and to the gripper range's offset
-    zeros = embodiment.from_unified(np.zeros(unified.shape[-1:], dtype=np.float32), kind=kind)
-    tolerance = np.finfo(np.float32).eps * (np.abs(native) + np.abs(zeros))
-    error = np.abs(embodiment.from_unified(unified, kind=kind) - native)
-    if (error > tolerance).any():
-        step, entry = np.argwhere(error > tolerance)[0]
+def source_bytes(path: Path) -> int:
+    """Size of a file, or of all files of a folder."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size if path.exists() else 0
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every worker has to know."""
+
+    recordings: Recordings
+    out: Path
+    profile: Profile
+
+
+def _convert_shard(work: _Work, shard: Shard) -> ShardRecord:
+    """One shard, whole or not at all."""
+    source = _fingerprint(shard.path)  # before it is read: a file that grows meanwhile is seen as changed
+    episodes: list[StagedFile] = []
+    left_out: list[Fault] = []
+    noted: list[Fault] = []
+    with atomic_folder(_folder(work.out, shard), replace=True) as folder:
+        for found in work.recordings.read(shard):
+            if isinstance(found, Fault):
+                (left_out if found.left_out else noted).append(found)
+                continue
+            path = folder / f"{len(episodes):05d}.parquet"
+            try:
+                _stage(path, found, work.profile)
+            except WriteError:
+                raise
+            except ValueError as error:  # a picture that only its decoder finds broken, say
+                left_out.append(Fault("unusable", found.episode.name, str(error)))
+                continue
+            content = path.read_bytes()
+            crc32c = google_crc32c.value(content)
+            episodes.append(StagedFile(found.episode.name, found.episode.num_steps, len(content), crc32c))
+    record = ShardRecord(
+        shard=shard.name,
+        source=source,
+        code=_code_version(),
+        episodes=tuple(episodes),
+        skipped=tuple(fault for fault in left_out if fault.kind in BY_CHOICE),
+        quarantined=tuple(fault for fault in left_out if fault.kind not in BY_CHOICE),
+        noted=tuple(noted),
+    )
+    write_json(_record_path(work.out, shard), asdict(record))
+    return record
+
+
+def _stage(path: Path, found: ReadEpisode, profile: Profile) -> None:
+    stage_episode(path, found.episode, profile, source=found.note, native=found.native, max_steps=found.max_steps)
+
+
+def _join(store: EpisodeStore, records: Sequence[tuple[Shard, ShardRecord]], report: ConversionReport) -> None:
+    """Add the staged episodes in the order of the shards; those that an interrupted call has added stay."""
+    for shard, record in records:
+        for number, episode in enumerate(record.episodes):
+            if episode.name in store.names:
+                continue
+            path = _folder(store.path, shard) / f"{number:05d}.parquet"
+            if google_crc32c.value(path.read_bytes()) != episode.crc32c:
+                _record_path(store.path, shard).unlink()
+                raise ValueError(f"{path} was damaged after it was written: repeat the command to make it again")
+            dropped = store.adopt(path)
+            if dropped:
+                told = f"{', '.join(dropped)} are of another type or width than in the episodes before: not kept"
+                report.noted.append(Fault("source_column", episode.name, told, left_out=False))
+
+
+def _done(out: Path, shard: Shard, stored: frozenset[str]) -> ShardRecord | None:
+    """The record of a shard that need not be done again; None for any other."""
+    path = _record_path(out, shard)
+    if not path.exists():
+        return None
+    record = ShardRecord.read(path)
+    if dict(record.source) != _fingerprint(shard.path):
         raise ValueError(
-            f"{kind} does not survive the unified vector: {embodiment.native_names[entry]!r} at step {step} "
-            f"was {native[step, entry]} and came back {error[step, entry]} off"
+            f"{shard.path} has changed since it was converted into {out}: convert into a new folder, or remove {path} "
+            "if none of its episodes are in the store yet"
+        )
+    for number, episode in enumerate(record.episodes):
+        file = _folder(out, shard) / f"{number:05d}.parquet"
+        if episode.name not in stored and not (file.exists() and file.stat().st_size == episode.num_bytes):
+            return None
+    return record
+
+
+def _told(results: Iterable, total: int, tell: Progress) -> Iterator:
+    for done, result in enumerate(results, start=1):
+        tell("join", done, total)
+        yield result
+
+
+def _run(engine: Engine, call: Callable, shared: Any, jobs: Iterable, workers: int) -> Iterator:
+    if engine == "ray":
+        return run_on_ray(call, shared, jobs, workers)
+    jobs = list(jobs)
+    return run_as_completed(call, shared, jobs, min(workers, max(1, len(jobs))))
+
+
+def _check_plan(out: Path, plan: Mapping[str, Any]) -> None:
+    path = out / FOLDER / PLAN
+    if not path.exists():
+        write_json(path, plan)
+        return
+    before = read_json(path, f"remove {out} and convert again")
+    if before != plan:
+        raise ValueError(
+            f"{out} holds a conversion of another dataset, or by another dataset YAML ({json.dumps(before)}, now "
+            f"{json.dumps(plan)}): convert into a new folder, or remove this one"
         )
 
 
-def _by_name(sources: Sequence[str | Path]) -> dict[str, Path]:
-    paths: dict[str, Path] = {}
-    for path in map(Path, sources):
-        name = f"{path.resolve().parent.name}/{path.stem}"
-        if name in paths:
-            raise ValueError(f"two sources are named {name!r}: {paths[name]} and {path}; rename one folder")
-        paths[name] = path
-    return paths
+def _fingerprint(path: Path) -> dict[str, int]:
+    """Tells a changed source from the one that was converted, without reading it."""
+    if not path.exists():
+        return {"bytes": 0, "modified_ns": 0}
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return {"bytes": source_bytes(path), "modified_ns": max((f.stat().st_mtime_ns for f in files), default=0)}
 
 
-def _fingerprint(path: Path) -> dict[str, str | int]:
-    """Tells a changed file from the one that was converted, without reading it."""
-    stat = path.stat()
-    return {"file": path.name, "bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
+def _folder(out: Path, shard: Shard) -> Path:
+    """Named after the shard: readable, and still different where only odd characters differ."""
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", shard.name)[-80:].lstrip(".")
+    return out / FOLDER / f"{readable}-{google_crc32c.value(shard.name.encode()):08x}"
 
 
-def _checked_episode(
-    name: str, path: Path, embodiment: Embodiment, colour: Colour, instructions: Sequence[str]
-) -> Episode:
-    recording = read_recording(path, embodiment, colour=colour, instructions=instructions)
+def _record_path(out: Path, shard: Shard) -> Path:
+    folder = _folder(out, shard)
+    return folder.with_name(folder.name + ".json")
+
+
+def _code_version() -> str:
     try:
-        episode = replace(recording.to_episode(embodiment), name=name)
-        check_round_trip(embodiment, recording.qpos, episode.states, "state")
-        check_round_trip(embodiment, recording.action, episode.actions, "action")
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return episode
+        return version("rdt-stack")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"

@@ -166,13 +166,8 @@ def stage_episode(
         max_steps=max_steps,
     )
     plain = {key: to_plain(of) for key, of in stats.items()}
-    note = {
-        "episode": entry.to_json(),
-        "features": {key: feature.to_dict() for key, feature in features.items()},
-        "stats": plain,
-    }
     kept = schema({key: features[key] for key in features if key in columns})
-    table = pa.table(columns, schema=kept.with_metadata({_NOTE: json.dumps(note)}))
+    table = pa.table(columns, schema=kept.with_metadata({_NOTE: _note(entry, features, plain)}))
     with atomic_path(path) as temporary, _writer(temporary, table.schema) as writer:
         writer.write_table(table, row_group_size=profile.row_group_steps)
     return Staged(entry, features, plain)
@@ -185,6 +180,27 @@ def read_staged(path: Path) -> Staged:
     return Staged(EpisodeEntry.from_json(note["episode"]), features, note["stats"])
 
 
+def drop_columns(path: Path, keys: Sequence[str]) -> Staged:
+    """Write a staged file anew without some of its columns."""
+    staged = read_staged(path)
+    features = {key: feature for key, feature in staged.features.items() if key not in keys}
+    stats = {key: of for key, of in staged.stats.items() if key not in keys}
+    with pq.ParquetFile(path) as file:
+        kept = schema({key: features[key] for key in features if key in file.schema_arrow.names})
+        kept = kept.with_metadata({_NOTE: _note(staged.entry, features, stats)})
+        with atomic_path(path) as temporary, _writer(temporary, kept) as writer:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, columns=kept.names, use_threads=False)
+                writer.write_table(table.select(kept.names).cast(kept), row_group_size=len(table))
+    return Staged(staged.entry, features, stats)
+
+
+def _note(entry: EpisodeEntry, features: Mapping[str, Feature], stats: Mapping[str, Any]) -> str:
+    """What `read_staged` reads."""
+    described = {key: feature.to_dict() for key, feature in features.items()}
+    return json.dumps({"episode": entry.to_json(), "features": described, "stats": stats})
+
+
 @dataclass(frozen=True)
 class Part:
     """Rows to be joined into a data file: the first ones of an existing file, or a staged episode."""
@@ -194,11 +210,24 @@ class Part:
     global_columns: Mapping[str, np.ndarray] = field(default_factory=dict)  # what a staged episode lacks
 
 
-def join(target: Path, parts: Sequence[Part], features: Mapping[str, Feature]) -> None:
-    """Write one data file of the parts' row groups, columns that a part lacks being null; pictures stay as they are."""
-    whole = schema(features)
-    with atomic_path(target) as temporary, _writer(temporary, whole) as writer:
-        for part in parts:
+@dataclass(frozen=True)
+class JoinJob:
+    """One data file to be made of its parts: a pure function of them, whoever does it."""
+
+    target: Path
+    index: Path
+    parts: tuple[Part, ...]
+    features: Mapping[str, Feature]
+
+
+def join(_: None, job: JoinJob) -> None:
+    """Write one data file of the parts' row groups, and its index.
+
+    Columns that a part lacks are null; pictures stay as they are.
+    """
+    features, whole = job.features, schema(job.features)
+    with atomic_path(job.target) as temporary, _writer(temporary, whole) as writer:
+        for part in job.parts:
             row = 0
             with pq.ParquetFile(part.path, memory_map=True) as file:
                 for group in range(file.num_row_groups):
@@ -209,6 +238,7 @@ def join(target: Path, parts: Sequence[Part], features: Mapping[str, Feature]) -
                     added = {key: values[rows] for key, values in part.global_columns.items()}
                     writer.write_table(_conformed(table, added, whole, features), row_group_size=len(table))
                     row += len(table)
+    write_index(job.target, job.index)
 
 
 def write_index(data_file: Path, index: Path) -> None:

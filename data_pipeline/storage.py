@@ -59,15 +59,16 @@ from data_pipeline.shards import (
     SOURCE,
     DataFile,
     EpisodeEntry,
+    JoinJob,
     Part,
     Profile,
     Staged,
+    drop_columns,
     join,
     marked,
     read_rows,
     read_staged,
     stage_episode,
-    write_index,
 )
 from data_pipeline.stats import Moments, SlotStats
 
@@ -98,6 +99,10 @@ class _Place:
     data: Path
     index: Path
     first_row: int
+
+
+def _one_after_another(call: Callable, jobs: Sequence[JoinJob]) -> Iterator:
+    return (call(None, job) for job in jobs)
 
 
 class EpisodeStore(Sequence[Episode]):
@@ -131,7 +136,7 @@ class EpisodeStore(Sequence[Episode]):
         then its label.
         """
         path = Path(path)
-        if not (path / HEADER).exists():
+        if not cls.exists(path):
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise ValueError(f"{path} exists and is no episode store: choose an empty or absent folder")
             store = cls(path, embodiment, embodiment.name if embodiment else robot_type, profile or Profile())
@@ -156,6 +161,11 @@ class EpisodeStore(Sequence[Episode]):
         for folder in {path, *(p.parent for p in path.rglob("*"))}:
             remove_leftovers(folder)
         return store
+
+    @classmethod
+    def exists(cls, path: str | Path) -> bool:
+        """Whether a folder is a store, whole or damaged."""
+        return (Path(path) / HEADER).is_file()
 
     @classmethod
     def open(cls, path: str | Path) -> EpisodeStore:
@@ -302,18 +312,29 @@ class EpisodeStore(Sequence[Episode]):
             path.unlink()
             raise
 
-    def adopt(self, path: str | Path) -> int:
-        """Append a file that `stage_episode` wrote, in another process perhaps, on the same disk; it is moved."""
-        staged = read_staged(Path(path))
+    def adopt(self, path: str | Path) -> tuple[str, ...]:
+        """Append a file that `stage_episode` wrote, in another process perhaps, on the same disk; it is moved.
+
+        The source's own columns of another type or width than the store's are left behind; returns their keys.
+        """
+        path = Path(path)
+        staged = read_staged(path)
         self._check_name(staged.entry.name)
+        misfits = tuple(key for key in staged.features if key.startswith(SOURCE) and not self._fits(staged, key))
+        if misfits:
+            staged = drop_columns(path, misfits)
         self._check_features(staged)
         target = self._staged_path(len(self))
         target.parent.mkdir(parents=True, exist_ok=True)
-        Path(path).replace(target)
-        return self._append(staged, target)
+        path.replace(target)
+        self._append(staged, target)
+        return misfits
 
-    def flush(self) -> None:
-        """Join the added episodes into data files and bring the dataset's metadata up to date."""
+    def flush(self, run: Callable[[Callable, Sequence[JoinJob]], Iterable] = _one_after_another) -> None:
+        """Join the added episodes into data files and bring the dataset's metadata up to date.
+
+        `run(call, jobs)` gives what `call(None, job)` returns for each job, in any order, in other processes perhaps.
+        """
         first = len(self._file_numbers)
         incoming = [self._staged_path(i) for i in range(first, len(self))]
         if (self.path / INFO).exists() and not incoming:
@@ -324,6 +345,7 @@ class EpisodeStore(Sequence[Episode]):
         files = self._assigned_files()
         tasks = self._tasks()
         starts = [0, *accumulate(self.episode_lengths)]
+        jobs = []
         for number in sorted(set(files)):
             members = [i for i, file in enumerate(files) if file == number]
             if members[-1] < first and features == self._committed_features:
@@ -335,8 +357,9 @@ class EpisodeStore(Sequence[Episode]):
                 ours = counters(entry.num_steps, entry.rate_hz, i, starts[i], tasks[entry.instructions[0]])
                 lacking = {key: ours[key] for key in ("episode_index", "index", "task_index")}
                 parts.append(Part(self._staged_path(i), entry.num_steps, lacking))
-            join(self._data_path(number), parts, features)
-            write_index(self._data_path(number), self._index_path(number))
+            jobs.append(JoinJob(self._data_path(number), self._index_path(number), tuple(parts), features))
+        for _ in run(join, jobs):
+            pass
         self._write_metadata(features, files, tasks, [dict(part.stats) for part in staged])
         shutil.rmtree(self.path / _INCOMING, ignore_errors=True)
         self._open_file = _file_cache()
@@ -393,10 +416,14 @@ class EpisodeStore(Sequence[Episode]):
         if name in self._names:
             raise ValueError(f"{self.path} holds an episode named {name!r} already")
 
+    def _fits(self, staged: Staged, key: str) -> bool:
+        known, feature = self._features.get(key), staged.features[key]
+        return not known or known.is_visual or (known.dtype, known.shape) == (feature.dtype, feature.shape)
+
     def _check_features(self, staged: Staged) -> None:
         for key, feature in staged.features.items():
             known = self._features.get(key)
-            if known and not known.is_visual and (known.dtype, known.shape) != (feature.dtype, feature.shape):
+            if known and not self._fits(staged, key):
                 raise ValueError(
                     f"episode {staged.entry.name!r}: {key} is {feature.dtype} {list(feature.shape)}, the store's other "
                     f"episodes have {known.dtype} {list(known.shape)}: convert it into another store"

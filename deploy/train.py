@@ -12,16 +12,18 @@ from pathlib import Path
 
 import torch
 import yaml
-from tqdm import tqdm
 
 from data_pipeline.atomic import check_writable, recover_folder, remove_leftovers
 from data_pipeline.conversion import convert
 from data_pipeline.mixture import SampleStream
+from data_pipeline.recordings import RobotRecordings
 from data_pipeline.schema.embodiment import Embodiment, Kind
 from data_pipeline.schema.registry import find_config, read_yaml, unknown_name
 from data_pipeline.schema.types import CAMERA_ROLES
 from data_pipeline.stats import Moments
 from data_pipeline.storage import EpisodeSelection, EpisodeStore, split_held_out
+from data_pipeline.workers import num_workers
+from deploy.data.progress import progress_bar
 from deploy.device import choose_device
 from deploy.record import record_demonstrations
 from rdt.model.presets import PRESETS
@@ -85,17 +87,18 @@ def convert_demonstrations(config: TrainConfig, out: Path) -> None:
         return
     files = record_demonstrations(config.demonstrations, _robot(config), out / DEMONSTRATIONS)
     paths = [path for task in files.values() for path in task]
-    with tqdm(total=len(paths), desc="convert", unit="episode", dynamic_ncols=True) as bar:
-        report = convert(paths, out / STORE, _robot(config), progress=lambda *_: bar.update())
+    robot = _robot(config)
+    with progress_bar() as progress:
+        report = convert(RobotRecordings(paths, robot), out / STORE, robot, workers=num_workers(), progress=progress)
     if len(paths) < len(EpisodeStore.open(out / STORE)):
         raise ValueError(
             f"{out / STORE} holds more than the {len(paths)} demonstrations that are asked for: use another out"
         )
-    if report.failed:
-        name, reason = next(iter(report.failed.items()))
+    if report.quarantined:
+        first = report.quarantined[0]
         raise ValueError(
-            f"{len(report.failed)} of {len(paths)} demonstrations cannot be converted; {name}: {reason}. "
-            f"Remove the damaged files and {out / STORE}, and repeat the command"
+            f"{len(report.quarantined)} of {len(paths)} demonstrations cannot be converted; {first.where}: "
+            f"{first.message}. Remove the damaged files and {out / STORE}, and repeat the command"
         )
 
 

@@ -75,7 +75,11 @@ def _map_run(mapping: Mapping, raw: RawEpisode, at: np.ndarray, rate_hz: float, 
     actions, action_mask, valid = _targets(mapping, states, state_mask, actions, action_mask, steps)
     states = states[steps]
     for name, (low, high) in mapping.rules_of_state().outside(states, state_mask).items():
-        faults.append(Fault("gripper_range", f"{raw.name}, {name}", f"holds {low:.4g} .. {high:.4g}: kept as it is"))
+        faults.append(
+            Fault(
+                "gripper_range", f"{raw.name}, {name}", f"holds {low:.4g} .. {high:.4g}: kept as it is", left_out=False
+            )
+        )
     images, image_masks, extra = _pictures(mapping, raw, steps, faults)
     return MappedEpisode(
         episode=Episode(
@@ -151,7 +155,7 @@ def _finite_steps(
     message = f"not finite at {len(bad)} of {raw.num_steps} steps, first at step {bad[0]}"
     if mapping.policies["nan"] == "quarantine" or not finite.any():
         raise EpisodeError("nan", message)
-    faults.append(Fault("nan", raw.name, f"{message}: these steps are left out"))
+    faults.append(Fault("nan", raw.name, f"{message}: these steps are left out", left_out=False))
     return np.flatnonzero(finite)
 
 
@@ -182,7 +186,7 @@ def _pictures(
             message = f"camera {role} ({path!r}) is missing: the record has {sorted(raw.images)}"
             if mapping.policies["missing_camera"] == "quarantine":
                 raise EpisodeError("missing_camera", message)
-            faults.append(Fault("missing_camera", raw.name, f"{message}; masked"))
+            faults.append(Fault("missing_camera", raw.name, f"{message}; masked", left_out=False))
             continue
         good = complete_frames(raw.images[path])
         bad = np.flatnonzero(~good)
@@ -190,7 +194,7 @@ def _pictures(
             message = f"camera {role}: {len(bad)} of {len(good)} pictures are cut short or none, first at step {bad[0]}"
             if mapping.policies["bad_image"] == "quarantine" or len(bad) > BAD_IMAGES * len(good):
                 raise EpisodeError("bad_image", message)
-            faults.append(Fault("bad_image", raw.name, f"{message}; masked"))
+            faults.append(Fault("bad_image", raw.name, f"{message}; masked", left_out=False))
         images[role] = select_frames(raw.images[path], steps, colour, good)
         masks[role] = good[steps]
     extra = {
@@ -214,7 +218,7 @@ def _of_one_length(mapping: Mapping, raw: RawEpisode, faults: list[Fault]) -> Ra
     message = f"the record has {raw.num_steps} steps, but {lengths}"
     if mapping.policies["lengths"] == "quarantine" or longest - shortest > 1:
         raise EpisodeError("lengths", message)
-    faults.append(Fault("lengths", raw.name, f"{message}: cut to {shortest}"))
+    faults.append(Fault("lengths", raw.name, f"{message}: cut to {shortest}", left_out=False))
     return _select(raw, np.arange(shortest), None)
 
 
@@ -233,14 +237,16 @@ def _runs(mapping: Mapping, raw: RawEpisode, faults: list[Fault]) -> tuple[list[
     steps = advancing(stamps)
     if len(steps) < len(stamps):
         lost = len(stamps) - len(steps)
-        faults.append(Fault("timestamps", raw.name, f"{lost} stamps repeat or go back: these steps are left out"))
+        faults.append(
+            Fault("timestamps", raw.name, f"{lost} stamps repeat or go back: these steps are left out", left_out=False)
+        )
     rate_hz = rate_of(stamps[steps], rate.hz)
     runs = [steps[run] for run in without_gaps(stamps[steps], rate_hz)]
     if len(runs) > 1:
         message = f"{len(runs) - 1} pauses of more than 3 periods, first after step {runs[0][-1]}"
         if mapping.policies["gap"] == "quarantine":
             raise EpisodeError("gap", message)
-        faults.append(Fault("gap", raw.name, f"{message}: split into {len(runs)} episodes"))
+        faults.append(Fault("gap", raw.name, f"{message}: split into {len(runs)} episodes", left_out=False))
     return runs, rate_hz
 
 

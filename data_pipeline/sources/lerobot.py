@@ -128,7 +128,7 @@ class LeRobotSource:
             stored = []
         cameras = sorted({key for stats in stored for key in suspicious_cameras(stats)})
         told = f"its stored deviation is below {MIN_CAMERA_STD}, which no camera has: compute the statistics anew"
-        return [Fault("bad_statistics", f"{self.root / 'meta'}, {key}", told) for key in cameras]
+        return [Fault("bad_statistics", f"{self.root / 'meta'}, {key}", told, left_out=False) for key in cameras]
 
     def names(self, key: str) -> tuple[str, ...] | None:
         """What the dataset calls the entries of a feature. Written by hand, and wrong in known datasets."""
@@ -283,10 +283,10 @@ class _Faults:
     is_fatal: bool = False
 
     def add(self, kind: str, message: str) -> None:
-        self.all.append(Fault(kind, self.where, message))
+        self.all.append(Fault(kind, self.where, message, left_out=False))
 
     def fatal(self, kind: str, message: str) -> None:
-        self.add(kind, f"{message}: the episode is left out")
+        self.all.append(Fault(kind, self.where, f"{message}: the episode is left out"))
         self.is_fatal = True
 
 

@@ -52,6 +52,7 @@ class Fault:
     kind: str  # a row of the fault table (spec data.md section 7), for instance "truncated", "nan", "bad_crc"
     where: str  # file, episode, field, step
     message: str  # what was expected, what came, what was done about it
+    left_out: bool = True  # False: the episode is there all the same, mended or masked
 
 
 @dataclass(frozen=True)

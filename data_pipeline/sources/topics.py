@@ -98,9 +98,10 @@ def build_episodes(
     if stray:
         share = stray / (stray + len(clock))
         told = f"{stray} of {stray + len(clock)} clock stamps repeat or fall"
-        verdict = "these steps are left out" if share < MAX_STRAY_STAMPS else "the recording is left out"
-        yield Fault("timestamps", f"{name}, {plan.clock}", f"{told}: {verdict}")
-        if share >= MAX_STRAY_STAMPS:
+        many = share >= MAX_STRAY_STAMPS
+        verdict = "the recording is left out" if many else "these steps are left out"
+        yield Fault("timestamps", f"{name}, {plan.clock}", f"{told}: {verdict}", left_out=many)
+        if many:
             return
     if len(clock) == 0:
         yield Fault("zero_length", name, f"the clock topic {plan.clock} has no messages: the recording is left out")
@@ -108,7 +109,9 @@ def build_episodes(
     pieces = _pieces(clock, plan.gap_periods)
     for before, after in pairwise(pieces):
         pause = (after[0] - before[-1]) / 1e9
-        yield Fault("gap", f"{name}, {plan.clock}", f"a pause of {pause:.3f} s: split into two episodes")
+        yield Fault(
+            "gap", f"{name}, {plan.clock}", f"a pause of {pause:.3f} s: split into two episodes", left_out=False
+        )
     for number, piece in enumerate(pieces):
         steps = piece if plan.resample_hz is None else ticks_ns(int(piece[0]), int(piece[-1]), plan.resample_hz)
         yield from _episode(f"{name}:{number}", steps, plan, tracks)
@@ -122,7 +125,9 @@ def _collect(
     found: dict[str, list[tuple[int, Any]]] = {path: [] for path in plan.fields if path in owners}
     images: set[str] = set()
     faults = {
-        path: Fault("missing_topic", f"{name}, {path}", unknown_name("topic", path, topics) + " It is left out.")
+        path: Fault(
+            "missing_topic", f"{name}, {path}", unknown_name("topic", path, topics) + " It is left out.", left_out=False
+        )
         for path in plan.fields
         if path not in owners
     }
@@ -141,7 +146,9 @@ def _collect(
             try:
                 rows.append((stamp, value_at(message.content, ways[path])))
             except ValueError as error:
-                faults[path] = Fault("missing_field", f"{name}, {path}", f"{error}: the field is left out")
+                faults[path] = Fault(
+                    "missing_field", f"{name}, {path}", f"{error}: the field is left out", left_out=False
+                )
     tracks = {}
     for path, rows in found.items():
         if path in faults:
@@ -183,7 +190,7 @@ def _episode(
             fields[path] = values
         if not valid.all():
             told = f"{int((~valid).sum())} of {len(steps)} steps have no message within {sync.max_age_s} s: masked"
-            yield Fault("stale", f"{name}, {path}", told)
+            yield Fault("stale", f"{name}, {path}", told, left_out=False)
     yield RawEpisode(name, len(steps), fields, images, stamps_ns=steps)
 
 

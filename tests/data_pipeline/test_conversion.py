@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from data_pipeline import conversion
 from data_pipeline.atomic import WriteError
-from data_pipeline.conversion import check_round_trip, convert
+from data_pipeline.conversion import convert
+from data_pipeline.recordings import ReadEpisode, RobotRecordings
 from data_pipeline.sources.hdf5 import write_episode
+from data_pipeline.sources.raw import Fault, Shard
 from data_pipeline.storage import EpisodeStore
 
 
@@ -26,74 +36,223 @@ def sources(tmp_path, robot, native, pictures):
     return paths
 
 
-def test_recordings_become_episodes(tmp_path, sources, robot, native):
+@pytest.fixture
+def recordings(sources, robot):
+    return RobotRecordings(sources, robot)
+
+
+class Made:
+    """Recordings from memory: each shard a list of episodes and faults."""
+
+    signature = "made"
+
+    def __init__(self, folder: Path, shards: list[list]) -> None:
+        self._found = shards
+        self._shards = [Shard(f"s{i}", folder / f"s{i}", i) for i in range(len(shards))]
+
+    def shards(self):
+        return self._shards
+
+    def read(self, shard):
+        return iter(self._found[shard.index])
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Everything that a store consists of: all but the notes of how it came about."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    return {name: data for name, data in found.items() if not name.startswith("conversion/")}
+
+
+def test_recordings_become_episodes(tmp_path, recordings, robot, native):
     seen = []
-    report = convert(sources, tmp_path / "out", robot, progress=lambda *done: seen.append(done))
-    assert report.converted == ["pick_cup/episode_0", "pick_cup/episode_1", "pick_cup/episode_2"]
-    assert seen == [(i + 1, 3, name) for i, name in enumerate(report.converted)]
-    for i, episode in enumerate(EpisodeStore.open(tmp_path / "out")):
+    report = convert(recordings, tmp_path / "out", robot, progress=lambda *told: seen.append(told))
+    assert (report.num_shards, report.num_episodes, report.num_steps, report.joined) == (3, 3, 18, True)
+    ends = [0, *accumulate(shard.path.stat().st_size for shard in recordings.shards())]
+    assert seen == [*(("convert", end, ends[-1]) for end in ends), ("join", 1, 1)]
+    store = EpisodeStore.open(tmp_path / "out")
+    assert store.names == ("pick_cup/episode_0", "pick_cup/episode_1", "pick_cup/episode_2")
+    assert store.sources["pick_cup/episode_1"] == {"file": "episode_1.hdf5"}
+    for i, episode in enumerate(store):
         qpos, action = native(5 + i, seed=i)
         np.testing.assert_allclose(robot.from_unified(episode.states, kind="state"), qpos, atol=1e-5)
         np.testing.assert_allclose(robot.from_unified(episode.actions, kind="action"), action, atol=1e-5)
 
 
 def test_a_second_run_converts_only_what_is_missing(tmp_path, sources, robot):
-    convert(sources[:1], tmp_path / "out", robot)
-    report = convert(sources, tmp_path / "out", robot)
-    assert report.skipped == ["pick_cup/episode_0"] and len(report.converted) == 2
+    first, both = RobotRecordings(sources[:1], robot), RobotRecordings(sources, robot)
+    convert(first, tmp_path / "out", robot)
+    report = convert(both, tmp_path / "out", robot)
+    assert (report.num_shards_before, report.num_shards) == (1, 3)
     assert len(EpisodeStore.open(tmp_path / "out")) == 3
 
 
-def test_an_interrupted_run_goes_on(tmp_path, sources, robot):
-    def stop(done, total, name):
-        if done == 2:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_bytes_do_not_depend_on_workers_and_interruptions(tmp_path, recordings, robot, workers):
+    def stop(stage, done, total):
+        if done:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        convert(sources, tmp_path / "out", robot, progress=stop)
-    report = convert(sources, tmp_path / "out", robot)
-    assert (len(report.skipped), len(report.converted)) == (2, 1)
+    convert(recordings, tmp_path / "whole", robot)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            convert(recordings, tmp_path / "out", robot, workers=workers, progress=stop)
+    convert(recordings, tmp_path / "out", robot, workers=workers)
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    again = convert(recordings, tmp_path / "out", robot)
+    assert again.num_shards_before == 3 and content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+STEPS_OF_A_CONVERSION = [
+    "conversion.write_json",  # a shard is there, its record is not
+    "conversion._join",
+    "storage.EpisodeStore.adopt",
+    "storage.EpisodeStore._write_metadata",
+    "storage.write_json",  # the last word of a flush
+    "storage.shutil.rmtree",
+    "conversion.shutil.rmtree",
+]
+
+
+@pytest.mark.parametrize("at", STEPS_OF_A_CONVERSION)
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_kill_at_any_moment_leaves_what_goes_on(tmp_path, sources, robot, recordings, at, count):
+    """A real process that kills itself with SIGKILL when it comes to the place for the (count + 1)-th time."""
+    script = tmp_path / "killed.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import os, pickle, signal, sys
+        from data_pipeline import conversion, storage
+
+        owner = {at.rsplit(".", 1)[0]}
+        name = {at.rsplit(".", 1)[1]!r}
+        real, left = getattr(owner, name), [{count}]
+
+        def dying(*arguments, **options):
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+            return real(*arguments, **options)
+
+        setattr(owner, name, dying)
+        recordings, robot = pickle.loads(open(sys.argv[1], "rb").read())
+        conversion.convert(recordings, sys.argv[2], robot)
+        """)
+    )
+    (tmp_path / "what.pickle").write_bytes(pickle.dumps((recordings, robot)))
+    command = [sys.executable, str(script), str(tmp_path / "what.pickle"), str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL or (count and done.returncode == 0), done.stderr
+    convert(recordings, tmp_path / "out", robot)
+    convert(recordings, tmp_path / "whole", robot)
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_shares_of_a_job_array_are_joined_by_a_last_call(tmp_path, recordings, robot):
+    convert(recordings, tmp_path / "whole", robot)
+    for share in range(2):
+        report = convert(recordings, tmp_path / "out", robot, job=(share, 2))
+        assert not report.joined and report.num_shards == 2 - share
+        assert len(EpisodeStore.open(tmp_path / "out")) == 0
+    report = convert(recordings, tmp_path / "out", robot)
+    assert report.joined and report.num_shards_before == 3
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
 def test_a_bad_recording_is_reported_and_left_out(tmp_path, sources, robot):
     sources[1].write_bytes(sources[1].read_bytes()[:3000])
-    report = convert([*sources, tmp_path / "nowhere.hdf5"], tmp_path / "out", robot)
-    assert len(report.converted) == 2
-    assert "cannot be read" in report.failed["pick_cup/episode_1"]
-    assert "nowhere.hdf5" in report.failed[f"{tmp_path.name}/nowhere"]
+    report = convert(RobotRecordings([*sources, tmp_path / "nowhere.hdf5"], robot), tmp_path / "out", robot)
+    assert report.num_episodes == 2 and report.counts()["quarantined"] == {"unreadable": 2}
+    damaged, absent = report.quarantined
+    assert damaged.where == "pick_cup/episode_1" and "cannot be read" in damaged.message
+    assert absent.where == f"{tmp_path.name}/nowhere" and "nowhere.hdf5" in absent.message
 
 
 def test_a_broken_picture_is_reported(tmp_path, sources, robot):
     head, marker, tail = sources[0].read_bytes().rpartition(b"\xff\xd9")  # of the last frame
     sources[0].write_bytes(head + bytes(len(marker)) + tail)
-    report = convert(sources[:1], tmp_path / "out", robot)
-    assert "cam_high, frame 4: a JPEG" in report.failed["pick_cup/episode_0"]
+    report = convert(RobotRecordings(sources[:1], robot), tmp_path / "out", robot)
+    (fault,) = report.quarantined
+    assert fault.kind == "unusable" and "cam_high, frame 4: a JPEG" in fault.message
 
 
-def test_a_changed_recording_is_not_taken_for_the_old_one(tmp_path, sources, robot):
-    convert(sources, tmp_path / "out", robot)
+def test_what_was_left_out_is_told_again_by_a_later_call(tmp_path, episode):
+    kept, skipped = ReadEpisode(episode(name="a")), Fault("too_short", "b", "3 steps")
+    damaged, mended = Fault("bad_crc", "c", "its crc"), Fault("gap", "a", "split", left_out=False)
+    made = Made(tmp_path, [[kept, skipped], [damaged, mended]])
+    for _ in range(2):
+        report = convert(made, tmp_path / "out", None, robot_type="tiny")
+        assert (report.skipped, report.quarantined, report.noted) == ([skipped], [damaged], [mended])
+
+
+def test_more_left_out_than_allowed_stops_and_keeps_what_is_done(tmp_path, episode):
+    made = Made(tmp_path, [[ReadEpisode(episode(name="a"))], [Fault("bad_crc", "b", "its crc")], []])
+    with pytest.raises(ValueError, match="1 episodes had to be left out, more than the 0 allowed; the first: b: its"):
+        convert(made, tmp_path / "out", None, max_quarantine=0)
+    report = convert(made, tmp_path / "out", None, max_quarantine=1)
+    assert (report.num_shards_before, report.num_shards) == (2, 3)
+
+
+def test_a_source_that_changed_is_not_taken_for_the_old_one(tmp_path, sources, recordings, robot):
+    convert(recordings, tmp_path / "out", robot)
     os.utime(sources[0], ns=(0, 0))
-    assert "has changed" in convert(sources, tmp_path / "out", robot).failed["pick_cup/episode_0"]
+    with pytest.raises(ValueError, match="has changed since it was converted"):
+        convert(recordings, tmp_path / "out", robot)
 
 
-def test_two_sources_of_one_name_are_refused(tmp_path, sources, robot):
-    with pytest.raises(ValueError, match="two sources are named 'pick_cup/episode_0'"):
-        convert([*sources, sources[0]], tmp_path / "out", robot)
+def test_another_plan_needs_another_folder(tmp_path, sources, recordings, robot):
+    convert(recordings, tmp_path / "out", robot)
+    with pytest.raises(ValueError, match="holds a conversion of another dataset"):
+        convert(RobotRecordings(sources, robot, colour="bgr"), tmp_path / "out", robot)
 
 
-def test_a_full_disk_stops_the_conversion(tmp_path, sources, robot, monkeypatch):
+def test_a_staged_file_that_was_damaged_is_made_again(tmp_path, recordings, robot):
+    convert(recordings, tmp_path / "out", robot, job=(0, 1))
+    (staged, *_) = sorted((tmp_path / "out/conversion").rglob("*.parquet"))
+    damaged = bytearray(staged.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    staged.write_bytes(damaged)
+    with pytest.raises(ValueError, match="was damaged after it was written: repeat the command"):
+        convert(recordings, tmp_path / "out", robot)
+    assert convert(recordings, tmp_path / "out", robot).num_episodes == 3
+
+
+def test_source_columns_that_do_not_fit_are_left_behind_and_told(tmp_path, episode):
+    shards = [
+        [ReadEpisode(episode(name="a"), {"effort": np.zeros((9, 2), np.float32), "x": np.arange(9)})],
+        [ReadEpisode(episode(name="b"), {"effort": np.zeros((9, 3), np.float32), "x": np.arange(9)})],
+    ]
+    report = convert(Made(tmp_path, shards), tmp_path / "out", None)
+    (fault,) = report.noted
+    assert (fault.kind, fault.where) == ("source_column", "b") and "source.effort" in fault.message
+    store = EpisodeStore.open(tmp_path / "out")
+    assert [sorted(store.native(i)) for i in range(2)] == [["effort", "x"], ["x"]]
+
+
+def test_a_full_disk_stops_the_conversion(tmp_path, recordings, robot, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(WriteError, match="the disk is full"):
-        convert(sources, tmp_path / "out", robot)
+        convert(recordings, tmp_path / "out", robot)
 
 
-def test_the_round_trip_is_checked_in_native_units(robot, native):
-    qpos, _ = native(4)
-    unified, _ = robot.to_unified(qpos)
-    check_round_trip(robot, qpos, unified, "state")
-    unified[2, robot.slots[1]] += 1e-4
-    with pytest.raises(ValueError, match="'right_b' at step 2 was"):
-        check_round_trip(robot, qpos, unified, "state")
+def test_names_that_differ_in_odd_characters_alone_have_folders_of_their_own(tmp_path):
+    shards = [Shard(name, tmp_path) for name in ("a/b", "a_b", "a b", "…/" + "x" * 200, "../up")]
+    folders = {conversion._folder(tmp_path, shard) for shard in shards}
+    assert len(folders) == 5 and all(folder.parent == tmp_path / "conversion" for folder in folders)
+
+
+def test_a_cluster_gives_the_same_bytes(tmp_path, recordings, robot):
+    pytest.importorskip("ray")
+    convert(recordings, tmp_path / "whole", robot)
+    convert(recordings, tmp_path / "out", robot, engine="ray", workers=2)
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_no_ray_is_told(tmp_path, recordings, robot, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'rdt-stack\[cluster\]'"):
+        convert(recordings, tmp_path / "out", robot, engine="ray")
