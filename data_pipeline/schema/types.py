@@ -221,3 +221,68 @@ class Sample:
 
     def __post_init__(self) -> None:
         _check_array("Sample", "action_valid", self.action_valid, np.bool_, (self.action_chunk.horizon,))
+
+
+@dataclass(frozen=True)
+class Transition:
+    """Flat data of reinforcement learning, a row a step: what was seen, done, got for it, and seen then.
+
+    The numbers are an environment's own, in no unified slots: gymnasium's, or features of an encoder. Rows of one
+    episode stand together in their order and its last row says how it ended; an episode whose end is not in the data
+    ends with the last row. Where `terminals` is True nothing follows, and `next_observations` may be any numbers.
+
+    A critic bootstraps from every row that is not terminal, time-outs too: `y = r + (1 - terminal) gamma V(s')`.
+    """
+
+    name: str
+    observations: np.ndarray  # float32 (rows, observation)
+    actions: np.ndarray  # float32 (rows, action)
+    rewards: np.ndarray  # float32 (rows,)
+    next_observations: np.ndarray  # float32 (rows, observation)
+    terminals: np.ndarray  # bool (rows,), the environment ended the episode
+    timeouts: np.ndarray  # bool (rows,), the episode was cut here: a time limit, or the recording went no further
+    infos: Mapping[str, np.ndarray] = field(default_factory=dict)  # (rows, ...), say action_log_probs of who acted
+
+    def __post_init__(self) -> None:
+        owner = f"Transition {self.name!r}"
+        _check_array(owner, "observations", self.observations, np.float32, (None, None))
+        _check_array(owner, "actions", self.actions, np.float32, (self.num_rows, None))
+        _check_array(owner, "next_observations", self.next_observations, np.float32, self.observations.shape)
+        _check_array(owner, "rewards", self.rewards, np.float32, (self.num_rows,))
+        for name in ("terminals", "timeouts"):
+            _check_array(owner, name, getattr(self, name), np.bool_, (self.num_rows,))
+        if self.num_rows == 0:
+            raise ValueError(f"{owner} has no rows")
+        for name in ("observations", "actions", "rewards", "next_observations"):
+            values = getattr(self, name).reshape(self.num_rows, -1)
+            if not np.isfinite(values).all():
+                row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+                raise ValueError(f"{owner}.{name} is not finite, first at row {row}")
+        for key, values in self.infos.items():
+            if np.shape(values)[:1] != (self.num_rows,):
+                raise ValueError(f"{owner}.infos[{key!r}] has shape {np.shape(values)} for {self.num_rows} rows")
+        for name in ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts"):
+            object.__setattr__(self, name, _freeze(getattr(self, name)))
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.observations)
+
+    def ends(self) -> np.ndarray:
+        """bool (rows,): the last row of each episode, however it ended."""
+        ends = self.terminals | self.timeouts
+        ends[-1] = True
+        return ends
+
+    def episode_bounds(self) -> np.ndarray:
+        """int64 (episodes, 2): the rows [start, stop) of each."""
+        stops = np.flatnonzero(self.ends()) + 1
+        return np.stack([np.concatenate([[0], stops[:-1]]), stops], axis=1)
+
+    def complete_episodes(self) -> np.ndarray:
+        """bool (episodes,): whether the data say that it ended; False for the last one alone, if at all."""
+        return (self.terminals | self.timeouts)[self.episode_bounds()[:, 1] - 1]
+
+    def episode_returns(self) -> np.ndarray:
+        """float64 (episodes,): the undiscounted sum of the rewards of each."""
+        return np.add.reduceat(self.rewards, self.episode_bounds()[:, 0], dtype=np.float64)

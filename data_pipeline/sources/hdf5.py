@@ -12,6 +12,8 @@ Two readers. `read_recording` knows the robot: its arrays stay in the robot's wo
 translates; base_action, effort, further cameras and instruction files beside the episodes are not read. `Hdf5Source`
 knows no robot: it delivers every number field and every camera by its path, for a mapping to give meaning. Neither
 reads depth.
+
+`read_tree` and `group_names` serve the other formats that keep numbers in HDF5 (`droid.py`, `transitions.py`).
 """
 
 from __future__ import annotations
@@ -194,6 +196,33 @@ def write_episode(
     write_bytes(path, content.getbuffer())
 
 
+@dataclass(frozen=True)
+class Hdf5Tree:
+    """What stands in one group of a file, by the path from there."""
+
+    arrays: Mapping[str, np.ndarray]  # numbers of any shape
+    attributes: Mapping[str, Any]  # of the group itself
+    others: tuple[str, ...]  # texts and the like, not read
+
+
+def read_tree(path: str | Path, group: str = "") -> Hdf5Tree:
+    """All numbers of a file, or of one of its groups, in memory. Raises `ValueError` naming file and key."""
+    with _opened(Path(path)) as file:
+        top = file.get(group) if group else file
+        if not isinstance(top, h5py.Group):
+            raise ValueError(f"group {group!r} is missing: the file has {sorted(file)}")
+        datasets = _datasets(top)
+        arrays = {key: _read(dataset) for key, dataset in datasets.items() if dataset.dtype.kind in "fiub"}
+        attributes = {key: _plain(value) for key, value in top.attrs.items()}
+        return Hdf5Tree(arrays, attributes, tuple(sorted(set(datasets) - set(arrays))))
+
+
+def group_names(path: str | Path) -> list[str]:
+    """The groups at the top of a file, in name order. Raises `ValueError` naming a damaged file."""
+    with _opened(Path(path)) as file:
+        return sorted(name for name, item in file.items() if isinstance(item, h5py.Group))
+
+
 class Hdf5Source:
     """A folder of ALOHA, ACT or AgileX HDF5 files, one episode each, as records for a mapping.
 
@@ -274,7 +303,7 @@ def _read_raw(shard: Shard, sidecar: Mapping[str, Any]) -> RawEpisode:
         )
 
 
-def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+def _datasets(file: h5py.Group) -> dict[str, h5py.Dataset]:
     found: dict[str, h5py.Dataset] = {}
     file.visititems(lambda key, item: found.update({key: item}) if isinstance(item, h5py.Dataset) else None)
     return found

@@ -1,4 +1,4 @@
-"""Records of the 47 datasets with a known robot behind them.
+"""Records of the 48 datasets with a known robot behind them.
 
 `TABLE` says in its own words, not the YAML's, what a record of each dataset looks like: the fields with the parts of
 which their numbers consist (spec data.md section 2), rate, weight, slots (rdt.md section 8), cameras, text field.
@@ -141,6 +141,11 @@ TABLE = {
     "calvin": Row(
         30, 100, "0-6 10 30-38", {"robot_obs": "P E u1 J7 2G-1"}, "rgb_static rgb_gripper -", "instruction"),
     "bridgev2": Row(5, 224, "0-5 10 30-38", {"qpos": "J6", "state": "P E G"}, "images0 - -", "language"),
+    "droid_raw": Row(
+        15, 0, "0-6 10 30-38",
+        {"robot_state/joint_positions": "J7", "robot_state/gripper_position": "1-G",
+         "robot_state/cartesian_position": "P E"}, "/ext1 /wrist -", LI, extra="/ext2",
+        metadata={"episode_metadata/success": True}),
     "agilex": Row(
         25, 0, "0-5 10 50-55 60",
         {"observations/qpos": "LJ6 LG*4.7908 J6 G*4.7888", "action": "LJ6 LG*11.8997 J6 G*13.9231"},
@@ -244,7 +249,7 @@ def make_record(
     elif row.text.startswith("sidecar:"):
         sidecar = {row.text.removeprefix("sidecar:"): text}
     elif row.text in (LI, NLI):
-        for path in [row.text, *([f"{LI}_2", f"{LI}_3"] if name == "droid" else [])]:
+        for path in [row.text, *([f"{LI}_2", f"{LI}_3"] if name.startswith("droid") else [])]:
             fields[path] = np.array([text] * steps, dtype=object)
     elif row.text:
         metadata[row.text] = [text]

@@ -47,7 +47,7 @@ def dropped(name, record) -> Fault:
 
 def test_every_row_has_its_file_and_every_file_its_row():
     assert {path.stem for path in (configs_dir() / "datasets").glob("*.yaml")} == set(SETS)
-    assert len(SETS) == 47
+    assert len(SETS) == 48
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -119,6 +119,7 @@ FILTERED = {
     "kuka": {"metadata": {"success": False}},
     "ucsd_pick_and_place_dataset" + records.C: {"metadata": {"episode_metadata/success": False}},
     "droid": {"metadata": {"episode_metadata/file_path": "lab/failure/2023-05-01/trajectory.h5"}},
+    "droid_raw": {"metadata": {"episode_metadata/success": False}},
     "roboset": {"name": "roboset/set_12_trial_3.h5"},
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.schema.layout import NUM_SLOTS
-from data_pipeline.schema.types import ActionChunk, Episode, Observation
+from data_pipeline.schema.types import ActionChunk, Episode, Observation, Transition
 
 MASK = np.zeros(NUM_SLOTS, dtype=bool)
 MASK[:3] = True
@@ -99,3 +99,71 @@ def test_the_last_stamp_does_not_drift():
 def test_what_an_episode_says_of_its_steps_is_checked(episode, wrong, message):
     with pytest.raises(ValueError, match=message):
         episode(**wrong)
+
+
+TRANSITION = Transition(
+    name="t",
+    observations=np.arange(14, dtype=np.float32).reshape(7, 2),
+    actions=np.zeros((7, 1), np.float32),
+    rewards=np.arange(7, dtype=np.float32),
+    next_observations=np.arange(14, dtype=np.float32).reshape(7, 2) + 2,
+    terminals=np.array([0, 1, 0, 0, 0, 0, 0], bool),
+    timeouts=np.array([0, 0, 0, 0, 1, 0, 0], bool),
+    infos={"action_log_probs": np.zeros(7, np.float32)},
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"observations": np.zeros((7, 2))}, "observations must be float32"),
+        ({"observations": np.zeros((0, 2), np.float32)}, r"actions must be float32 of shape \(0, any\)"),
+        ({"actions": np.zeros(7, np.float32)}, r"actions must be float32 of shape \(7, any\)"),
+        ({"rewards": np.zeros((7, 1), np.float32)}, r"rewards must be float32 of shape \(7\)"),
+        ({"next_observations": np.zeros((7, 3), np.float32)}, r"next_observations must be float32 of shape \(7, 2\)"),
+        ({"terminals": np.zeros(7)}, "terminals must be bool"),
+        ({"timeouts": np.zeros(6, bool)}, r"timeouts must be bool of shape \(7\)"),
+        (
+            {"rewards": np.where(np.arange(7) == 3, np.nan, 0).astype(np.float32)},
+            "rewards is not finite, first at row 3",
+        ),
+        ({"infos": {"qpos": np.zeros((6, 3))}}, r"infos\['qpos'\] has shape \(6, 3\) for 7 rows"),
+    ],
+)
+def test_wrong_transitions_are_refused_at_birth(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TRANSITION, **change)
+
+
+def test_transitions_without_rows_are_refused():
+    empty = {"observations": (0, 2), "next_observations": (0, 2), "actions": (0, 1), "rewards": (0,)}
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in empty.items()}
+    with pytest.raises(ValueError, match="'t' has no rows"):
+        Transition("t", **arrays, terminals=np.zeros(0, bool), timeouts=np.zeros(0, bool))
+
+
+def test_episodes_end_where_the_data_say_and_with_the_last_row():
+    np.testing.assert_array_equal(TRANSITION.episode_bounds(), [[0, 2], [2, 5], [5, 7]])
+    np.testing.assert_array_equal(TRANSITION.complete_episodes(), [True, True, False])
+    np.testing.assert_array_equal(TRANSITION.episode_returns(), [0 + 1, 2 + 3 + 4, 5 + 6])
+    assert TRANSITION.ends().tolist() == [False, True, False, False, True, False, True]
+
+
+def test_every_row_belongs_to_one_episode():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        terminals, timeouts = rng.random((2, 7)) < 0.3
+        some = dataclasses.replace(TRANSITION, terminals=terminals, timeouts=timeouts)
+        bounds = some.episode_bounds()
+        np.testing.assert_array_equal(np.concatenate([np.arange(*b) for b in bounds]), np.arange(7))
+        assert some.episode_returns().sum() == some.rewards.sum()
+        assert some.complete_episodes()[:-1].all()
+
+
+def test_transitions_cannot_be_written_through_the_object():
+    ends = TRANSITION.ends()
+    ends[0] = True
+    assert not TRANSITION.terminals[0]
+    for array in (TRANSITION.observations, TRANSITION.terminals, TRANSITION.rewards):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
