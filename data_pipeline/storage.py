@@ -192,6 +192,11 @@ class EpisodeStore(Sequence[Episode]):
         return store
 
     @property
+    def is_described(self) -> bool:
+        """Whether the robot's description came with the episodes: `embodiment` has none to give otherwise."""
+        return self._embodiment is not None
+
+    @property
     def embodiment(self) -> Embodiment:
         if self._embodiment is None:
             raise ValueError(
@@ -611,6 +616,18 @@ def split_held_out(store: EpisodeStore, every: int) -> tuple[EpisodeSelection, E
     held_out = range(every - 1, len(store), every) if every else range(0)
     training = [i for i in range(len(store)) if i not in held_out]
     return EpisodeSelection(store, training), EpisodeSelection(store, held_out)
+
+
+def find_stores(path: str | Path) -> list[Path]:
+    """The store at `path`, or those that lie side by side in that folder, by name."""
+    path = Path(path)
+    if EpisodeStore.exists(path):
+        return [path]
+    stores = sorted(header.parent for header in path.glob(f"*/{HEADER}"))
+    if stores:
+        return stores
+    what = "holds none" if path.is_dir() else "there is no such folder"
+    raise ValueError(f"{path} is no episode store and {what}: expected {path / HEADER} or {path / 'NAME' / HEADER}")
 
 
 class _StoredJpegs(Sequence[bytes]):

@@ -1,8 +1,8 @@
 """Small datasets of three formats from a seed, each with its YAML and the states that must come out of it.
 
-    rlds      a Franka at 10 Hz: quaternions, a closedness, two cameras; two TFRecord files of two episodes
-    aloha     an AgileX pair at 25 Hz: JPEGs with reversed channels, phrasings beside the files
-    lerobot   LeRobotDataset v2.1 of a single arm at 20 Hz, one camera as video
+rlds      a Franka at 10 Hz: quaternions, a closedness, two cameras; two TFRecord files of two episodes
+aloha     an AgileX pair at 25 Hz: JPEGs with reversed channels, phrasings beside the files
+lerobot   LeRobotDataset v2.1 of a single arm at 20 Hz, one camera as video
 """
 
 from __future__ import annotations
@@ -238,9 +238,7 @@ def make_lerobot(folder: Path, seed: int = 0) -> SampleDataset:
     }
     (root / "meta/info.json").write_text(json.dumps(info))
     (root / "meta/tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": "put the pen into the cup"}) + "\n")
-    rows = [
-        {"episode_index": i, "tasks": ["put the pen into the cup"], "length": len(s)} for i, s in enumerate(states)
-    ]
+    rows = [{"episode_index": i, "tasks": ["put the pen into the cup"], "length": len(s)} for i, s in enumerate(states)]
     (root / "meta/episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     yaml = """
 schema: 1
@@ -259,9 +257,7 @@ action:
 cameras: {external: observation.images.top}
 language: {fields: [task]}
 """
-    return _dataset(
-        folder, "tiny_lerobot", yaml, tuple(files), states, (*range(6), 10), ("Put the pen into the cup.",)
-    )
+    return _dataset(folder, "tiny_lerobot", yaml, tuple(files), states, (*range(6), 10), ("Put the pen into the cup.",))
 
 
 def _dataset(folder: Path, name: str, yaml: str, files, states, slots, instructions) -> SampleDataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from data_pipeline.atomic import atomic_folder
@@ -9,7 +10,9 @@ from data_pipeline.sources.hdf5 import write_episode
 from data_pipeline.storage import EpisodeStore
 
 
-def export_aloha(store: EpisodeStore, out: str | Path, *, compress: bool = True) -> None:
+def export_aloha(
+    store: EpisodeStore, out: str | Path, *, compress: bool = True, progress: Callable[[], object] = lambda: None
+) -> None:
     """Write a folder `out` of `episode_<i>.hdf5`, whole or not at all. `compress=False` writes raw pictures."""
     with atomic_folder(out) as folder:
         for index, episode in enumerate(store):
@@ -24,3 +27,4 @@ def export_aloha(store: EpisodeStore, out: str | Path, *, compress: bool = True)
                 action_offset_steps=episode.action_offset_steps,
                 compress=compress,
             )
+            progress()

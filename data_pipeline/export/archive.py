@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -23,7 +24,13 @@ from data_pipeline.sources.raw import Fault
 from data_pipeline.storage import ENTRY, HEADER, EpisodeStore, slot_mask
 
 
-def archive(store: EpisodeStore, out: str | Path, *, coding: VideoCoding | None = None) -> None:
+def archive(
+    store: EpisodeStore,
+    out: str | Path,
+    *,
+    coding: VideoCoding | None = None,
+    progress: Callable[[], object] = lambda: None,
+) -> None:
     """Write `store` to the folder `out`, whole or not at all."""
     if not len(store):
         raise ValueError(f"{store.path} holds no episodes: there is nothing to archive")
@@ -39,6 +46,7 @@ def archive(store: EpisodeStore, out: str | Path, *, coding: VideoCoding | None 
             images = {IMAGES + role: frames for role, frames in episode.images.items()}
             note = {ENTRY: store.entries[index].to_json()}
             writer.add(columns, {key: features[key] for key in columns}, images, episode, note)
+            progress()
         writer.finish()
 
 

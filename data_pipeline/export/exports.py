@@ -23,7 +23,10 @@ EXPORTS: dict[str, Callable[..., None]] = {
 
 
 def export(store: EpisodeStore, out: str | Path, to: str, **options: Any) -> None:
-    """Write `store` to the folder `out` in the format `to`; options are those of the format's own function."""
+    """Write `store` to the folder `out` in the format `to`; options are those of the format's own function.
+
+    `progress`, which every format takes, is called after each episode.
+    """
     if to not in EXPORTS:
         raise ValueError(unknown_name("export format", to, EXPORTS))
     EXPORTS[to](store, out, **options)

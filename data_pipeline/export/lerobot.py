@@ -5,7 +5,7 @@ Whole or not at all: the folder appears when it is complete. Statistics are comp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -81,6 +81,7 @@ def export_lerobot(
     cameras: Sequence[str] | None = None,
     coding: VideoCoding | None = None,
     gr00t: bool = False,
+    progress: Callable[[], object] = lambda: None,
 ) -> None:
     """Write a dataset folder `out`.
 
@@ -103,6 +104,7 @@ def export_lerobot(
                 features[ANNOTATION] = Feature("int64")
                 columns[ANNOTATION] = np.full(episode.num_steps, writer.task_index(episode.instructions[0]))
             writer.add(columns, features, {IMAGES + role: episode.images[role] for role in roles}, episode)
+            progress()
         writer.finish()
         if gr00t:
             write_json(folder / STATS, writer.dataset_stats())

@@ -168,12 +168,12 @@ def _images(shard: Shard, stated: Mapping[str, Any], num_steps: int, faults: lis
         path = next((path for path in paths if path.is_file()), None)
         where = f"{shard.name}, {name}"
         if path is None:
-            faults.append(Fault("missing_camera", where, f"no file {paths[0]}: that view is missing"))
+            faults.append(Fault("missing_camera", where, f"no file {paths[0]}: that view is missing", left_out=False))
             continue
         try:
             images[name] = _left_view(path, num_steps, where, faults)
         except ValueError as error:
-            faults.append(Fault("missing_camera", where, f"{error}: that view is missing"))
+            faults.append(Fault("missing_camera", where, f"{error}: that view is missing", left_out=False))
     if not images:
         only_svo = any(recordings.glob("SVO/*.svo"))
         told = "its cameras are SVO files, which need the ZED SDK" if only_svo else "none of its cameras can be read"
@@ -186,7 +186,14 @@ def _left_view(path: Path, num_steps: int, where: str, faults: list[Fault]) -> F
     frames = VideoFrames(path)
     surplus = len(frames) - num_steps
     if surplus > 1:  # one is usual: the camera looks once more before the operator's last word ends the episode
-        faults.append(Fault("lengths", where, f"{len(frames)} frames for {num_steps} steps: the last {surplus} unused"))
+        faults.append(
+            Fault(
+                "lengths",
+                where,
+                f"{len(frames)} frames for {num_steps} steps: the last {surplus} unused",
+                left_out=False,
+            )
+        )
     if surplus > 0:
         frames = VideoFrames(path, 0, num_steps)
     stereo = path.stem.endswith("-stereo") or frames.video.width > _STEREO_ASPECT * frames.video.height

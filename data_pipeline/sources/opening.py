@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipeline.lerobot_format import INFO
 from data_pipeline.mapping.config import SourceSpec
 from data_pipeline.mapping.mapping import Mapping
 from data_pipeline.mapping.sync import Sync
@@ -30,6 +31,7 @@ _SOURCES = {
 
 _DATASET_FOLDERS = ("rlds", "tfds", "lerobot")  # formats whose glob names folders, each a source of its own
 _TOPICS = ("mcap", "rosbag")
+_ENDINGS = {".hdf5": "hdf5", ".h5": "hdf5", ".mcap": "mcap"}
 _PICTURE_AGE_S = 0.1  # of a camera without a clock of a known rate
 _TEXT_AGE_S = 1e6  # an instruction holds until the next one
 
@@ -63,6 +65,41 @@ def open_dataset(mapping: Mapping, yaml_path: str | Path, root: str | Path | Non
         if fields is not None:
             mapping.check_fields(fields)
     return opened
+
+
+def recognise(path: str | Path) -> str | None:
+    """The format of recordings at a path by what lies there: lerobot, rlds, hdf5, mcap; None for anything else."""
+    path = Path(path)
+    if path.is_file():
+        return _ENDINGS.get(path.suffix)
+    if (path / INFO).is_file():
+        return "lerobot"
+    if (path / "dataset_info.json").is_file() or next(path.glob("*/dataset_info.json"), None) is not None:
+        return "rlds"
+    found = (_ENDINGS[ending] for ending in _ENDINGS if next(path.rglob(f"*{ending}"), None) is not None)
+    return next(found, None)
+
+
+def open_recordings(path: str | Path) -> Source:
+    """The reader of recordings that no mapping describes. Raises `ValueError` for a path that is not recognised."""
+    path = Path(path)
+    found = recognise(path)
+    if found == "hdf5":
+        maker = load_attribute("source format", found, _SOURCES)
+        if path.is_file():
+            return maker(path.parent, path.name)
+        endings = [ending for ending, name in _ENDINGS.items() if name == found]
+        return maker(path, next(f"**/*{ending}" for ending in endings if next(path.rglob(f"*{ending}"), None)))
+    if found in ("lerobot", "rlds"):
+        return load_attribute("source format", found, _SOURCES)(path)
+    if found == "mcap":
+        raise ValueError(
+            f"{path} holds topics with clocks of their own: name the dataset YAML that says how to read it"
+        )
+    raise ValueError(
+        f"{path} is not recognised: a native store has store.json, LeRobot meta/info.json, RLDS dataset_info.json, "
+        f"HDF5 files end in .hdf5 or .h5; for other formats name the dataset YAML"
+    )
 
 
 def locate(spec: SourceSpec, yaml_path: str | Path, root: str | Path | None = None) -> tuple[Path, str]:

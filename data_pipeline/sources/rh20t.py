@@ -121,7 +121,9 @@ class Rh20tSource:
                 series = _series(read_npy(path), clock.serial, name, path)
                 fields |= {key: self._at(steps_ms, *rows, shard, key, faults) for key, rows in series.items()}
             elif name != "force_torque_base":  # arms without that sensor have no such file
-                faults.append(Fault("missing_field", f"{shard.name}, {name}", f"no file {path}: it is left out"))
+                faults.append(
+                    Fault("missing_field", f"{shard.name}, {name}", f"no file {path}: it is left out", left_out=False)
+                )
         if "joint" in fields:
             fields |= _split_joints(fields.pop("joint"), shard.name)
         images: dict[str, Frames] = {"image": clock.frames}
@@ -145,7 +147,7 @@ class Rh20tSource:
             metadata["instruction"] = text
         else:
             told = f"no {TASKS} in {self.root}" if described is None else f"{described} says nothing of {task!r}"
-            faults.append(Fault("no_language", shard.name, f"{told}: the scene has no instruction"))
+            faults.append(Fault("no_language", shard.name, f"{told}: the scene has no instruction", left_out=False))
         return metadata
 
     def _at(
@@ -169,7 +171,7 @@ class Rh20tSource:
     def _stale(self, valid: np.ndarray, shard: Shard, key: str) -> Iterator[Fault]:
         if not valid.all():
             message = f"{int((~valid).sum())} of {len(valid)} steps have no value within {self.max_age_s} s: masked"
-            yield Fault("stale", f"{shard.name}, {key}", message)
+            yield Fault("stale", f"{shard.name}, {key}", message, left_out=False)
 
 
 class _NearestFrames(Sequence[np.ndarray]):
@@ -231,11 +233,11 @@ def _cameras(shard: Shard, faults: list[Fault]) -> Iterator[_Camera]:
         except UnsafeFileError:
             raise
         except (ValueError, OSError) as error:
-            faults.append(Fault("missing_camera", where, f"{error}: that view is missing"))
+            faults.append(Fault("missing_camera", where, f"{error}: that view is missing", left_out=False))
             continue
         if len(stamps) == 0 or len(stamps) != len(frames):
             message = f"{len(frames)} frames for {len(stamps)} stamps: that view is missing"
-            faults.append(Fault("lengths" if len(stamps) else "missing_camera", where, message))
+            faults.append(Fault("lengths" if len(stamps) else "missing_camera", where, message, left_out=False))
             continue
         yield _Camera(serial, stamps, frames)
 

@@ -92,7 +92,7 @@ def read_minari(root: str | Path) -> TransitionFile:
         episode["timeouts"][-1] |= not episode["terminals"][-1]
     if cut:
         told = f"{cut} of {len(rows)} episodes say neither that they ended nor that they were cut: taken as cut"
-        faults.append(Fault("no_end", name, told))
+        faults.append(Fault("no_end", name, told, left_out=False))
     common = set.intersection(*(set(episode["infos"]) for episode in rows))
     infos = {key: np.concatenate([episode["infos"][key] for episode in rows]) for key in sorted(common)}
     columns = {key: np.concatenate([episode[key] for episode in rows]) for key in (*_FLOATS, *_FLAGS)}
@@ -161,7 +161,7 @@ def _finite_episodes(columns: dict[str, np.ndarray], name: str, faults: list[Fau
     told = f"not finite at {len(bad)} rows, first at row {bad[0]}: {len(spoilt)} of {episode[-1] + 1} episodes left out"
     if not keep.any():
         raise EpisodeError("nan", told)
-    faults.append(Fault("nan", name, told))
+    faults.append(Fault("nan", name, told, left_out=False))
     return {key: values[keep] for key, values in columns.items()}
 
 
@@ -182,7 +182,7 @@ def _with_successors(columns: dict[str, np.ndarray], name: str, faults: list[Fau
         raise EpisodeError("no_successor", "it has no next_observations, and no row has one behind it")
     if lost.any():
         told = f"{int(lost.sum())} of {len(lost)} rows have no next observation: left out, with their rewards"
-        faults.append(Fault("no_successor", name, told))
+        faults.append(Fault("no_successor", name, told, left_out=False))
     return {key: values[~lost] for key, values in columns.items()}
 
 
@@ -199,7 +199,9 @@ def _minari_episodes(path: Path, name: str, faults: list[Fault]) -> tuple[list[d
         rows.append(columns)
     flat = [key for key in parts if "/" in key]
     if flat:
-        faults.append(Fault("flattened", name, f"one vector of several fields, in the order {', '.join(flat)}"))
+        faults.append(
+            Fault("flattened", name, f"one vector of several fields, in the order {', '.join(flat)}", left_out=False)
+        )
     return rows, parts
 
 

@@ -17,6 +17,8 @@ def progress_bar(name: str = "") -> Iterator[Progress]:
 
     def tell(stage: str, done: int, total: int) -> None:
         if stage not in bars:
+            for bar in bars.values():
+                bar.close()
             unit = {"unit": "B", "unit_scale": True, "unit_divisor": 1000} if stage == "convert" else {"unit": "file"}
             bars[stage] = tqdm(total=total, desc=f"{stage} {name}".strip(), dynamic_ncols=True, **unit)
         bars[stage].update(done - bars[stage].n)

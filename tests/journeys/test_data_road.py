@@ -78,12 +78,17 @@ def test_a_robot_gets_its_own_files_back(road, run_rdt):
     done = run_rdt("data", "export", "stores/tiny_aloha", "--to", "hdf5", "--out", "aloha", cwd=folder)
     assert done.returncode == 0, done.stderr
     (folder / "again.yaml").write_text(
-        datasets["tiny_aloha"].yaml.read_text().replace("tiny_aloha", "aloha").replace("colour: bgr", "colour: rgb")
+        datasets["tiny_aloha"]
+        .yaml.read_text()
+        .replace("tiny_aloha", "aloha")
+        .replace("colour: bgr", "colour: rgb")
         .replace('["sidecar:instruction", "sidecar:simplified_instruction"]', "[instruction]")
     )
     done = run_rdt("data", "convert", "again.yaml", "--out", "again", "--workers", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
-    for one, other in zip(EpisodeStore.open(folder / "stores/tiny_aloha"), EpisodeStore.open(folder / "again")):
+    for one, other in zip(
+        EpisodeStore.open(folder / "stores/tiny_aloha"), EpisodeStore.open(folder / "again"), strict=True
+    ):
         np.testing.assert_allclose(one.states, other.states, atol=1e-5)
         np.testing.assert_allclose(one.actions, other.actions, atol=1e-5)
     done = run_rdt("data", "export", "stores/tiny_rlds", "--to", "hdf5", "--out", "no", cwd=folder)
@@ -101,7 +106,7 @@ def test_a_killed_conversion_finishes_with_the_same_bytes(road, run_rdt):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    while process.poll() is None and not list((folder / "killed/conversion").glob("*.json")):
+    while process.poll() is None and not list((folder / "killed/conversion").glob("*.hdf5-*.json")):
         time.sleep(0.01)
     assert process.poll() is None, "the conversion ended before it could be killed"
     os.killpg(process.pid, signal.SIGKILL)
@@ -132,7 +137,9 @@ def test_mistakes_get_a_helpful_answer(road, run_rdt):
     done = run_rdt("data", "convert", "dorid", "--out", "x", cwd=folder)
     assert done.returncode == 1 and "did you mean 'droid'?" in done.stderr
     done = run_rdt("data", "convert", "droid", "--out", "x", cwd=folder)
-    assert done.returncode == 1 and "nothing matches source.glob 'droid/1.0.0'" in done.stderr and "--root" in done.stderr
+    assert (
+        done.returncode == 1 and "nothing matches source.glob 'droid/1.0.0'" in done.stderr and "--root" in done.stderr
+    )
     text = datasets["tiny_rlds"].yaml.read_text().replace("observation/wrist_image", "observation/wirst_image")
     (folder / "typo.yaml").write_text(text)
     done = run_rdt("data", "convert", "typo.yaml", "--out", "x", cwd=folder)

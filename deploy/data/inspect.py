@@ -1,0 +1,108 @@
+"""`rdt data inspect`: what a store holds, what recordings look like, what a dataset YAML means slot by slot."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data_pipeline.mapping.explain import explain
+from data_pipeline.mapping.mapping import Mapping as DatasetMapping
+from data_pipeline.schema.layout import SLOT_NAMES
+from data_pipeline.schema.registry import find_config
+from data_pipeline.sources.opening import open_dataset, open_recordings, recognise
+from data_pipeline.sources.raw import FieldSpec, Source
+from data_pipeline.storage import EpisodeStore, find_stores
+
+_MOST = 8  # lines of a list that may be long
+
+
+def command(args: argparse.Namespace) -> None:
+    path = Path(args.path)
+    if path.is_dir() and (EpisodeStore.exists(path) or recognise(path) is None):
+        print("\n\n".join(describe_store(EpisodeStore.open(store)) for store in find_stores(path)))
+        return
+    if path.exists() and recognise(path) is not None:
+        print(describe_source(path, open_recordings(path)))
+        return
+    yaml = find_config("datasets", args.path)
+    mapping = DatasetMapping.from_yaml(yaml)
+    print(explain(mapping), end="")
+    if args.root is not None:
+        for opened in open_dataset(mapping, yaml, args.root):
+            shards = opened.source.shards()
+            print(f"fits the files there: {len(shards)} shards, the first {shards[0].path}")
+
+
+def describe_store(store: EpisodeStore) -> str:
+    entries = store.entries
+    steps = sum(store.episode_lengths)
+    rates = Counter(entry.rate_hz for entry in entries)
+    seconds = sum(entry.num_steps / entry.rate_hz for entry in entries)
+    time = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds:.0f} s"
+    size = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file())
+    robot = store.robot_type or "unknown"
+    lines = [
+        f"{store.path}: {len(entries)} episodes, {steps} steps, {time}, {size / 1e6:.1f} MB",
+        f"robot         {robot}" + ("" if store.is_described else " (without a description: unified vectors alone)"),
+        "rate          " + ", ".join(f"{rate:g} Hz" for rate in sorted(rates)),
+    ]
+    if not entries:
+        return "\n".join(lines)
+    lengths = sorted(store.episode_lengths)
+    lines.append(f"episode       {lengths[0]} to {lengths[-1]} steps, half of them below {lengths[len(lengths) // 2]}")
+    for role in dict.fromkeys(role for entry in entries for role in entry.frame_sizes):
+        having = [entry.frame_sizes[role] for entry in entries if role in entry.frame_sizes]
+        sizes = ", ".join(f"{width} x {height}" for height, width in sorted(set(having)))
+        lines.append(f"camera        {role}: {sizes}" + _share(len(having), len(entries)))
+    lines += _slots("state", [entry.state_slots for entry in entries])
+    lines += _slots("action", [entry.action_slots for entry in entries])
+    tasks = Counter(text for entry in entries for text in entry.instructions)
+    shown = tasks.most_common(_MOST)
+    lines += [f"instruction   {text!r} in {count} episodes" for text, count in shown]
+    if len(tasks) > len(shown):
+        lines.append(f"              and {len(tasks) - len(shown)} more")
+    own = [feature.extra["path"] for key, feature in store.features.items() if key.startswith("source.")]
+    if own:
+        lines.append(f"source's own  {', '.join(own)}")
+    return "\n".join(lines)
+
+
+def describe_source(path: Path, source: Source) -> str:
+    shards, fields = source.shards(), source.fields()
+    lines = [
+        f"{path}: {type(source).__name__.removesuffix('Source')}, {len(shards)} shards, the first {shards[0].name}"
+    ]
+    if fields is None:
+        return lines[0] + "\nits fields are known when a record is read"
+    return "\n".join([*lines, *_fields(fields), "", "next: a dataset YAML says what these mean (docs/data.md)"])
+
+
+def _fields(fields: Mapping[str, FieldSpec]) -> list[str]:
+    wide = max(map(len, fields))
+    rows = []
+    for path, spec in sorted(fields.items(), key=lambda item: (item[1].kind, item[0])):
+        shape = " x ".join("?" if n is None else str(n) for n in spec.shape) or "1"
+        rows.append(f"  {spec.kind:<6} {path:<{wide}}  {shape if spec.kind != 'text' else ''}  {spec.dtype}".rstrip())
+    return rows
+
+
+def _slots(kind: str, filled: Sequence[tuple[int, ...]]) -> list[str]:
+    """Runs of slots, and in how many episodes they are filled where that is not all."""
+    counts = Counter(slot for slots in filled for slot in slots)
+    lines: list[str] = []
+    run: list[int] = []
+    for slot in [*sorted(counts), None]:
+        if run and (slot is None or slot != run[-1] + 1 or counts[slot] != counts[run[0]]):
+            names = SLOT_NAMES[run[0]] + (f" .. {SLOT_NAMES[run[-1]]}" if len(run) > 1 else "")
+            numbers = f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}"
+            lines.append(f"{kind:<13} {numbers:<7} {names}" + _share(counts[run[0]], len(filled)))
+            run = []
+        if slot is not None:
+            run.append(slot)
+    return lines
+
+
+def _share(having: int, total: int) -> str:
+    return "" if having == total else f" (in {having} of {total} episodes)"
