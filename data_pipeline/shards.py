@@ -201,6 +201,11 @@ def _note(entry: EpisodeEntry, features: Mapping[str, Feature], stats: Mapping[s
     return json.dumps({"episode": entry.to_json(), "features": described, "stats": stats})
 
 
+def read_entries(path: Path) -> list[EpisodeEntry]:
+    """The episodes of a data file, from its footer."""
+    return [EpisodeEntry.from_json(text) for text in json.loads(pq.read_schema(path).metadata[_NOTE])]
+
+
 @dataclass(frozen=True)
 class Part:
     """Rows to be joined into a data file: the first ones of an existing file, or a staged episode."""
@@ -218,14 +223,17 @@ class JoinJob:
     index: Path
     parts: tuple[Part, ...]
     features: Mapping[str, Feature]
+    entries: tuple[EpisodeEntry, ...]  # of its episodes in the order of their rows
 
 
 def join(_: None, job: JoinJob) -> None:
     """Write one data file of the parts' row groups, and its index.
 
-    Columns that a part lacks are null; pictures stay as they are.
+    Columns that a part lacks are null; pictures stay as they are. The file says in its footer which episodes it holds,
+    so that it is of use without the store's table.
     """
     features, whole = job.features, schema(job.features)
+    whole = whole.with_metadata({**whole.metadata, _NOTE: json.dumps([entry.to_json() for entry in job.entries])})
     with atomic_path(job.target) as temporary, _writer(temporary, whole) as writer:
         for part in job.parts:
             row = 0

@@ -262,6 +262,10 @@ class EpisodeStore(Sequence[Episode]):
                 native[feature.extra["path"]] = values.reshape(len(values), *feature.extra["step_shape"])
         return native
 
+    def native_paths(self) -> dict[str, Feature]:
+        """Which of the source's own fields are kept, by path."""
+        return {feature.extra["path"]: feature for key, feature in self._features.items() if key.startswith(SOURCE)}
+
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._names)
@@ -362,7 +366,8 @@ class EpisodeStore(Sequence[Episode]):
                 ours = counters(entry.num_steps, entry.rate_hz, i, starts[i], tasks[entry.instructions[0]])
                 lacking = {key: ours[key] for key in ("episode_index", "index", "task_index")}
                 parts.append(Part(self._staged_path(i), entry.num_steps, lacking))
-            jobs.append(JoinJob(self._data_path(number), self._index_path(number), tuple(parts), features))
+            entries = tuple(self._entries[i] for i in members)
+            jobs.append(JoinJob(self._data_path(number), self._index_path(number), tuple(parts), features, entries))
         for _ in run(join, jobs):
             pass
         self._write_metadata(features, files, tasks, [dict(part.stats) for part in staged])

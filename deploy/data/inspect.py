@@ -63,9 +63,8 @@ def describe_store(store: EpisodeStore) -> str:
     lines += [f"instruction   {text!r} in {count} episodes" for text, count in shown]
     if len(tasks) > len(shown):
         lines.append(f"              and {len(tasks) - len(shown)} more")
-    own = [feature.extra["path"] for key, feature in store.features.items() if key.startswith("source.")]
-    if own:
-        lines.append(f"source's own  {', '.join(own)}")
+    if store.native_paths():
+        lines.append(f"source's own  {', '.join(store.native_paths())}")
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.frames import JpegFrames, decode_jpeg, encode_frames, encode_jpeg
-from data_pipeline.shards import Profile, stage_episode
+from data_pipeline.shards import Profile, read_entries, stage_episode
 from data_pipeline.stats import Moments
 from data_pipeline.storage import EpisodeStore
 from data_pipeline.transforms.images import resize
@@ -181,8 +181,13 @@ def test_cameras_and_columns_may_come_later(tmp_path, robot, episode, pictures, 
     assert [list(opened.native(i)) for i in range(3)] == [[], ["obs/x"], []]
     for read, seed in ((opened[1], 5), (opened[2], 6)):
         assert np.abs(read.images["left_wrist"][19].astype(int) - pictures(20, seed=seed)[19]).max() <= 4
-    schemas = {str(pq.read_schema(path)) for path in (store.path / "data").rglob("*.parquet")}
-    assert len(schemas) == 1
+    schemas = [pq.read_schema(path) for path in (store.path / "data").rglob("*.parquet")]
+    assert len({(str(one.remove_metadata()), one.metadata[b"huggingface"]) for one in schemas}) == 1
+
+
+def test_a_data_file_says_itself_which_episodes_it_holds(store):
+    files = sorted((store.path / "data").rglob("*.parquet"))
+    assert [entry for path in files for entry in read_entries(path)] == list(store.entries)
 
 
 NATIVE = {
