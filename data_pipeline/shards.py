@@ -12,6 +12,7 @@ import json
 import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +176,8 @@ def stage_episode(
 
 def read_staged(path: Path) -> Staged:
     """What `stage_episode` said of a file, from its footer."""
-    note = json.loads(pq.read_schema(path).metadata[_NOTE])
-    features = {key: Feature.from_dict(key, raw) for key, raw in note["features"].items()}
-    return Staged(EpisodeEntry.from_json(note["episode"]), features, note["stats"])
+    note = _read_note(path)
+    return Staged(EpisodeEntry.from_json(note["episode"]), read_features(path), note["stats"])
 
 
 def drop_columns(path: Path, keys: Sequence[str]) -> Staged:
@@ -197,13 +197,25 @@ def drop_columns(path: Path, keys: Sequence[str]) -> Staged:
 
 def _note(entry: EpisodeEntry, features: Mapping[str, Feature], stats: Mapping[str, Any]) -> str:
     """What `read_staged` reads."""
-    described = {key: feature.to_dict() for key, feature in features.items()}
-    return json.dumps({"episode": entry.to_json(), "features": described, "stats": stats})
+    return json.dumps({"episode": entry.to_json(), "features": _described(features), "stats": stats})
+
+
+def _described(features: Mapping[str, Feature]) -> dict[str, Any]:
+    return {key: feature.to_dict() for key, feature in features.items()}
 
 
 def read_entries(path: Path) -> list[EpisodeEntry]:
     """The episodes of a data file, from its footer."""
-    return [EpisodeEntry.from_json(text) for text in json.loads(pq.read_schema(path).metadata[_NOTE])]
+    return [EpisodeEntry.from_json(text) for text in _read_note(path)["episodes"]]
+
+
+def read_features(path: Path) -> dict[str, Feature]:
+    """What the columns of a data file or of a staged file hold, from its footer."""
+    return {key: Feature.from_dict(key, raw) for key, raw in _read_note(path)["features"].items()}
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    return json.loads(pq.read_schema(path).metadata[_NOTE])
 
 
 @dataclass(frozen=True)
@@ -233,7 +245,8 @@ def join(_: None, job: JoinJob) -> None:
     so that it is of use without the store's table.
     """
     features, whole = job.features, schema(job.features)
-    whole = whole.with_metadata({**whole.metadata, _NOTE: json.dumps([entry.to_json() for entry in job.entries])})
+    note = {"episodes": [entry.to_json() for entry in job.entries], "features": _described(features)}
+    whole = whole.with_metadata({**whole.metadata, _NOTE: json.dumps(note)})
     with atomic_path(job.target) as temporary, _writer(temporary, whole) as writer:
         for part in job.parts:
             row = 0
@@ -285,9 +298,12 @@ def build_index(path: Path) -> pa.Table:
 class DataFile:
     """One data file open for random access. Rows are those of the file."""
 
-    def __init__(self, path: Path, index: Path) -> None:
-        """Raises `OSError` or `ValueError` for a file that is missing or damaged."""
-        table = _read_index(index, path.stat().st_size)
+    def __init__(self, path: Path, index: Path, *, damaged: bool = False) -> None:
+        """Raises `OSError` or `ValueError` for a file that is missing or damaged.
+
+        Of a `damaged` one everything stands in its index, whose pictures may then not be there or be broken.
+        """
+        table = _read_index(index, None if damaged else path.stat().st_size)
         if table is None:
             table = build_index(path)
         with path.open("rb") as content:
@@ -302,6 +318,42 @@ class DataFile:
         begins, lengths = self._places[key]
         begin = begins[row]
         return self._bytes[begin : begin + lengths[row]]
+
+
+@dataclass(frozen=True)
+class StoredEpisode(Episode):
+    """An episode of a store: checked when it was written, so that drawing a sample costs no check of the whole."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+def stored_episode(entry: EpisodeEntry, file: DataFile, first_row: int, images: Mapping[str, Frames]) -> Episode:
+    """The episode of an entry whose rows begin at `first_row`; its arrays are views of mapped files."""
+    rows = slice(first_row, first_row + entry.num_steps)
+    marks = {key.removeprefix(MARK): values[rows] for key, values in file.marks.items() if values[first_row] >= 0}
+    return StoredEpisode(
+        name=entry.name,
+        states=file.states[rows],
+        state_mask=slot_mask(entry.state_slots),
+        actions=file.actions[rows],
+        action_mask=slot_mask(entry.action_slots),
+        images=images,
+        instructions=entry.instructions,
+        rate_hz=entry.rate_hz,
+        action_offset_steps=entry.action_offset_steps,
+        instruction_weights=entry.instruction_weights,
+        **marked(marks, images),
+    )
+
+
+@lru_cache(maxsize=1024)
+def slot_mask(slots: tuple[int, ...]) -> np.ndarray:
+    """bool (128,), True in the slots given; read-only."""
+    mask = np.zeros(NUM_SLOTS, dtype=bool)
+    mask[list(slots)] = True
+    mask.flags.writeable = False
+    return mask
 
 
 def read_rows(path: Path, keys: Sequence[str], start: int, stop: int) -> pa.Table:
@@ -412,14 +464,15 @@ def _begins(chunk: pq.ColumnChunkMetaData, lengths: np.ndarray) -> np.ndarray:
     return np.where(lengths < 0, 0, end - sizes[::-1].cumsum()[::-1] + 4)
 
 
-def _read_index(path: Path, data_file_bytes: int) -> pa.Table | None:
-    """The index of a data file of that size; None where there is none, or one of another file."""
+def _read_index(path: Path, data_file_bytes: int | None) -> pa.Table | None:
+    """The index of a data file of that size, or of any; None where there is none, or one of another file."""
     try:
         with pa.memory_map(str(path)) as content:
             table = pa.ipc.open_file(content).read_all()
     except (OSError, pa.ArrowInvalid):
         return None
-    return table if (table.schema.metadata or {}).get(_BYTES) == str(data_file_bytes).encode() else None
+    known = (table.schema.metadata or {}).get(_BYTES)
+    return table if data_file_bytes is None or known == str(data_file_bytes).encode() else None
 
 
 def _vectors(column: pa.ChunkedArray) -> np.ndarray:

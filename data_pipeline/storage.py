@@ -52,10 +52,8 @@ from data_pipeline.lerobot_format import (
     tasks_table,
 )
 from data_pipeline.schema.embodiment import Embodiment
-from data_pipeline.schema.layout import NUM_SLOTS
 from data_pipeline.schema.types import Episode
 from data_pipeline.shards import (
-    MARK,
     SOURCE,
     DataFile,
     EpisodeEntry,
@@ -65,10 +63,11 @@ from data_pipeline.shards import (
     Staged,
     drop_columns,
     join,
-    marked,
     read_rows,
     read_staged,
+    slot_mask,
     stage_episode,
+    stored_episode,
 )
 from data_pipeline.stats import Moments, SlotStats
 
@@ -82,14 +81,6 @@ _EPISODES_A_FILE = 1000  # rows of a file of the episode table
 _OPEN_FILES = 64
 _QUANTILE_ROWS = 2**18  # quantiles of larger stores are of evenly spread rows
 _STATS_FRAMES = 64  # pictures of a camera that its statistics are taken from
-
-
-@dataclass(frozen=True)
-class StoredEpisode(Episode):
-    """An episode of a store: checked when it was written, so that drawing a sample costs no check of the whole."""
-
-    def __post_init__(self) -> None:
-        pass
 
 
 @dataclass(frozen=True)
@@ -221,28 +212,11 @@ class EpisodeStore(Sequence[Episode]):
         """An episode whose arrays are views of mapped files and whose frames are read and decoded when indexed."""
         index = range(len(self))[index]
         entry, place = self._entries[index], self._places[index]
-        file = self._file(place)
-        rows = slice(place.first_row, place.first_row + entry.num_steps)
         images = {
             role: JpegFrames(_StoredJpegs(self, index, role), name=f"{self.path.name} episode {index}, camera {role!r}")
             for role in entry.frame_sizes
         }
-        marks = {
-            key.removeprefix(MARK): values[rows] for key, values in file.marks.items() if values[place.first_row] >= 0
-        }
-        return StoredEpisode(
-            name=entry.name,
-            states=file.states[rows],
-            state_mask=slot_mask(entry.state_slots),
-            actions=file.actions[rows],
-            action_mask=slot_mask(entry.action_slots),
-            images=images,
-            instructions=entry.instructions,
-            rate_hz=entry.rate_hz,
-            action_offset_steps=entry.action_offset_steps,
-            instruction_weights=entry.instruction_weights,
-            **marked(marks, images),
-        )
+        return stored_episode(entry, self._file(place), place.first_row, images)
 
     def jpeg(self, index: int, key: str, step: int) -> bytes:
         """One picture of an episode as it is stored."""
@@ -654,20 +628,14 @@ def _explained(path: Path, store: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise ValueError(f"{path} is missing or damaged ({error}): remove {store} and convert again") from None
+        raise ValueError(
+            f"{path} is missing or damaged ({error}): save the rest by `rdt data repair {store} --out NEW`, or "
+            "convert again"
+        ) from None
 
 
 def _file_cache() -> Callable[[Path, Path], DataFile]:
     return lru_cache(maxsize=_OPEN_FILES)(DataFile)
-
-
-@lru_cache(maxsize=1024)
-def slot_mask(slots: tuple[int, ...]) -> np.ndarray:
-    """bool (128,), True in the slots given; read-only."""
-    mask = np.zeros(NUM_SLOTS, dtype=bool)
-    mask[list(slots)] = True
-    mask.flags.writeable = False
-    return mask
 
 
 def _united(features: Mapping[str, Feature], more: Mapping[str, Feature]) -> dict[str, Feature]:

@@ -18,10 +18,10 @@ from data_pipeline.export.lerobot import DatasetWriter, VideoCoding
 from data_pipeline.lerobot_format import ACTION, IMAGES, STATE
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.types import Episode
-from data_pipeline.shards import MARK, SOURCE, EpisodeEntry, Profile, marked, step_marks
+from data_pipeline.shards import MARK, SOURCE, EpisodeEntry, Profile, marked, slot_mask, step_marks
 from data_pipeline.sources.lerobot import LeRobotSource
 from data_pipeline.sources.raw import Fault
-from data_pipeline.storage import ENTRY, HEADER, EpisodeStore, slot_mask
+from data_pipeline.storage import ENTRY, HEADER, EpisodeStore
 
 
 def archive(

@@ -7,10 +7,12 @@ recording stand in memory, pictures encoded as they came.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.atomic import atomic_path
 from data_pipeline.sources.raw import Fault, FieldSpec, RawEpisode, Shard
 from data_pipeline.sources.topics import Message, TopicPlan, build_episodes, wanted_topics
 
@@ -52,10 +54,45 @@ class McapSource:
         except (McapError, ValueError, EOFError, IndexError, OSError) as error:
             crc = type(error).__name__ == "CRCValidationError"
             words = str(error) or type(error).__name__
-            message = f"damaged or cut short ({words}): the recording is left out; `mcap recover` may save it"
+            message = f"damaged or cut short ({words}): the recording is left out; `rdt data repair` may save it"
             yield Fault("bad_crc" if crc else "truncated", shard.name, message)
             return
         yield from build_episodes(shard.name, self.plan, topics, messages)
+
+
+def recover_mcap(path: str | Path, out: str | Path) -> Fault | None:
+    """Write the messages up to where a file was cut or is damaged as a whole file `out`; what was wrong, or None.
+
+    A recording whose end is missing is no demonstration of its task any more: look before you train on it.
+    """
+    try:
+        from mcap.exceptions import McapError
+        from mcap.records import Channel, Message, Schema
+        from mcap.stream_reader import StreamReader
+        from mcap.writer import Writer
+    except ImportError:
+        raise ModuleNotFoundError(f"MCAP files need the package mcap: {_INSTALL}") from None
+    path, num_messages, wrong = Path(path), 0, None
+    schemas: dict[int, int] = {0: 0}  # id in the damaged file -> id in the new one; 0: none
+    channels: dict[int, int] = {}
+    with path.open("rb") as damaged, atomic_path(out) as temporary, temporary.open("wb") as file:
+        writer = Writer(file)
+        writer.start(library="rdt-stack")
+        try:
+            for record in StreamReader(damaged, validate_crcs=True).records:
+                if isinstance(record, Schema) and record.id not in schemas:
+                    schemas[record.id] = writer.register_schema(record.name, record.encoding, record.data)
+                elif isinstance(record, Channel) and record.id not in channels:
+                    known = schemas[record.schema_id], record.metadata
+                    channels[record.id] = writer.register_channel(record.topic, record.message_encoding, *known)
+                elif isinstance(record, Message):
+                    to, when = channels[record.channel_id], (record.log_time, record.publish_time)
+                    writer.add_message(to, when[0], record.data, when[1], record.sequence)
+                    num_messages += 1
+        except (McapError, ValueError, EOFError, IndexError, KeyError, struct.error) as error:
+            wrong = f"{str(error) or type(error).__name__}: {num_messages} messages before it are saved"
+        writer.finish()
+    return None if wrong is None else Fault("truncated", path.name, wrong, left_out=False)
 
 
 class RosbagSource:

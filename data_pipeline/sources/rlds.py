@@ -106,7 +106,7 @@ class RldsSource:
             return
         number = -1
         for number, record in enumerate(self._records(shard.path)):
-            yield record if isinstance(record, Fault) else self._episode(record, f"{shard.name}:{number}")
+            yield record if isinstance(record, Fault) else self.episode(record, f"{shard.name}:{number}")
         stated = self._lengths[shard.name]
         if number + 1 < stated:
             yield Fault("truncated", shard.name, f"dataset_info.json states {stated} records, {number + 1} were met")
@@ -114,7 +114,8 @@ class RldsSource:
     def _records(self, path: Path) -> Iterator[bytes | Fault]:
         return read_records(path) if self.info.file_format == "tfrecord" else _read_array_records(path)
 
-    def _episode(self, record: bytes, name: str) -> RawEpisode | Fault:
+    def episode(self, record: bytes, name: str) -> RawEpisode | Fault:
+        """What one record holds."""
         try:
             return build_episode(parse_example(record), self.tree, name)
         except (ValueError, zlib.error) as error:

@@ -12,12 +12,13 @@ record begins. Masking adds a constant so that a crc of a crc is not zero (the T
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import google_crc32c  # type: ignore[import-untyped]
 import numpy as np
 
+from data_pipeline.atomic import atomic_path
 from data_pipeline.sources.raw import Fault
 
 Values = np.ndarray | list[bytes] | None
@@ -60,6 +61,16 @@ def read_records(path: str | Path) -> Iterator[bytes | Fault]:
             else:
                 yield Fault("bad_crc", where, f"its {length} bytes do not fit their crc32c: this record is left out")
             number += 1
+
+
+def write_records(path: str | Path, payloads: Iterable[bytes]) -> int:
+    """A file of these records, whole or not at all; returns their number."""
+    number = 0
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for number, payload in enumerate(payloads, start=1):  # noqa: B007
+            header = struct.pack("<Q", len(payload))
+            file.write(header + _CRC.pack(masked_crc32c(header)) + payload + _CRC.pack(masked_crc32c(payload)))
+    return number
 
 
 def parse_example(payload: bytes) -> dict[str, Values]:

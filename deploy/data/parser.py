@@ -118,5 +118,5 @@ def add_parsers(parser: argparse.ArgumentParser) -> None:
     )
 
     repair = commands.add_parser("repair", help="save what can be saved of a damaged store or recording")
-    repair.add_argument("path", metavar="PATH", help="a store, a LeRobot dataset, or an MCAP file")
+    repair.add_argument("path", metavar="PATH", help="a store, an RLDS folder, an MCAP file or a folder of them")
     repair.add_argument("--out", required=True, metavar="DIR", help="a new folder; the damaged one is left as it is")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.frames import JpegFrames, encode_jpeg
-from data_pipeline.sources.mcap import McapSource, RosbagSource
+from data_pipeline.sources.mcap import McapSource, RosbagSource, recover_mcap
 from data_pipeline.sources.raw import RawEpisode
 from data_pipeline.sources.topics import Sync, TopicPlan
 from tests.data_pipeline.conftest import make_pictures
@@ -283,6 +283,21 @@ def test_an_mcap_cut_short_or_flipped_is_left_out_and_its_neighbour_read(tmp_pat
     assert episode.name == "b.mcap:0"
     assert [fault.where for fault in faults] == ["a.mcap", "c.mcap", "d.mcap"]
     assert {fault.kind for fault in faults} <= {"truncated", "bad_crc"}
+
+
+def test_the_messages_before_the_damage_are_recovered(tmp_path):
+    good = write_mcap(tmp_path / "good.mcap", make_messages())
+    assert recover_mcap(good, tmp_path / "whole/take.mcap") is None
+    before, _ = read_all(McapSource(tmp_path, PLAN))
+    (after,), faults = read_all(McapSource(tmp_path / "whole", PLAN))
+    assert faults == [] and after.num_steps == before[0].num_steps
+    np.testing.assert_array_equal(after.fields[f"{JOINTS}/position"], before[0].fields[f"{JOINTS}/position"])
+    content = good.read_bytes()
+    (tmp_path / "cut.mcap").write_bytes(content[: len(content) - 400])  # without its summary
+    fault = recover_mcap(tmp_path / "cut.mcap", tmp_path / "saved/take.mcap")
+    assert fault.kind == "truncated" and not fault.left_out and "messages before it are saved" in fault.message
+    (saved,), faults = read_all(McapSource(tmp_path / "saved", PLAN))
+    assert faults == [] and saved.num_steps == after.num_steps
 
 
 def test_a_damaged_bag_is_left_out_and_its_neighbour_read(tmp_path):
