@@ -11,10 +11,29 @@ import shutil
 import sys
 from collections.abc import Mapping
 
-CORE = ("numpy", "torch", "pyyaml", "h5py", "safetensors", "pillow", "jaxtyping", "jsonargparse", "tqdm")
+CORE = (
+    "numpy",
+    "torch",
+    "pyyaml",
+    "h5py",
+    "safetensors",
+    "pillow",
+    "pyarrow",
+    "simplejpeg",
+    "jaxtyping",
+    "jsonargparse",
+    "tqdm",
+)
 EXTRAS = {
     "sim": ("mujoco", "gym-aloha", "imageio", "imageio-ffmpeg", "matplotlib", "jinja2", "scipy"),
     "encoders": ("transformers", "timm", "sentencepiece"),
+    "video": ("av",),
+    "mcap": ("mcap", "mcap-ros2-support", "rosbags"),
+    "rlds": ("tensorflow-datasets", "tensorflow"),
+    "array_record": ("array-record",),
+    "cluster": ("ray",),
+    "viz": ("rerun-sdk",),
+    "samplers": ("diffusers",),
 }
 SPEED = ("flash-attn", "torchao")  # picked up where installed; flash-attn has to be built for the machine
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri"
