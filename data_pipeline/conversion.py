@@ -16,8 +16,8 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,28 +113,31 @@ def convert(
     job: tuple[int, int] | None = None,
     max_shards: int | None = None,
     max_quarantine: int | None = None,
+    wave_bytes: float = 64e9,
     progress: Progress | None = None,
 ) -> ConversionReport:
     """Convert what is missing of `recordings` into the store `out` and join it.
 
-    `job` (i, n): only every n-th shard from the i-th on, and no joining: n such calls may run side by side. Raises
+    Whenever the first shards that are not joined yet amount to `wave_bytes` they are joined, so that the disk never
+    holds much more than that twice. `job` (i, n): only every n-th shard from the i-th on, and no joining: n such calls
+    may run side by side. Raises
     `ValueError` when `out` holds another conversion, when a source has changed since it was converted, or when more
     than `max_quarantine` episodes had to be left out; `WriteError` for a full disk. What is done is kept.
     """
     out, profile = Path(out), profile or Profile()
     work = _Work(recordings, out, profile)
     shards = list(recordings.shards())[:max_shards]
-    create = partial(EpisodeStore.create, out, embodiment, robot_type=robot_type, profile=profile)
-    if job is None or not EpisodeStore.exists(out):
-        create()  # clears what killed writers left, so it is not for one of several jobs
+    if job is None or not EpisodeStore.exists(out):  # it clears what killed writers left: not for one of several jobs
+        store = EpisodeStore.create(out, embodiment, robot_type=robot_type, profile=profile)
+    else:
+        store = EpisodeStore.open(out)
     _check_plan(out, {"form": _FORM, "recordings": recordings.signature})
     if job is None:
         remove_leftovers(out / FOLDER)
     else:
         shards = shards[job[0] :: job[1]]
     report = ConversionReport()
-    stored = frozenset(EpisodeStore.open(out).names)
-    records = {shard.name: record for shard in shards if (record := _done(out, shard, stored)) is not None}
+    records = {shard.name: record for shard in shards if (record := _done(store, shard)) is not None}
     report.num_shards_before = len(records)
     for record in records.values():
         report.add(record)
@@ -143,6 +146,7 @@ def convert(
     done, total = 0, sum(sizes.values())
     tell = progress or (lambda *_: None)
     tell("convert", done, total)
+    joined = 0  # shards
     for shard, record in _run(engine, _convert_shard, work, missing, workers):
         records[shard.name] = record
         report.add(record)
@@ -154,12 +158,17 @@ def convert(
                 f"{len(report.quarantined)} episodes had to be left out, more than the {max_quarantine} allowed; "
                 f"the first: {first.where}: {first.message}. What is converted is kept; see `rdt data validate`"
             )
+        if job is None:
+            wave = list(takewhile(lambda shard: shard.name in records, shards[joined:]))
+            if sum(one.num_bytes for each in wave for one in records[each.name].episodes) >= wave_bytes:
+                _join(store, wave, records, report)
+                store.flush(statistics=False)
+                _clear(out, wave)
+                joined += len(wave)
     if job is None:
-        with create() as store:
-            _join(store, [(shard, records[shard.name]) for shard in shards], report)
-            store.flush(lambda call, jobs: _told(_run(engine, call, None, jobs, workers), len(jobs), tell))
-        for shard in shards:
-            shutil.rmtree(_folder(out, shard), ignore_errors=True)
+        _join(store, shards[joined:], records, report)
+        store.flush(lambda call, jobs: _told(_run(engine, call, None, jobs, workers), len(jobs), tell))
+        _clear(out, shards[joined:])
         report.joined = True
     return report
 
@@ -219,11 +228,13 @@ def _stage(path: Path, found: ReadEpisode, profile: Profile) -> None:
     stage_episode(path, found.episode, profile, source=found.note, native=found.native, max_steps=found.max_steps)
 
 
-def _join(store: EpisodeStore, records: Sequence[tuple[Shard, ShardRecord]], report: ConversionReport) -> None:
+def _join(
+    store: EpisodeStore, shards: Sequence[Shard], records: Mapping[str, ShardRecord], report: ConversionReport
+) -> None:
     """Add the staged episodes in the order of the shards; those that an interrupted call has added stay."""
-    for shard, record in records:
-        for number, episode in enumerate(record.episodes):
-            if episode.name in store.names:
+    for shard in shards:
+        for number, episode in enumerate(records[shard.name].episodes):
+            if store.has(episode.name):
                 continue
             path = _folder(store.path, shard) / f"{number:05d}.parquet"
             if google_crc32c.value(path.read_bytes()) != episode.crc32c:
@@ -235,8 +246,14 @@ def _join(store: EpisodeStore, records: Sequence[tuple[Shard, ShardRecord]], rep
                 report.noted.append(Fault("source_column", episode.name, told, left_out=False))
 
 
-def _done(out: Path, shard: Shard, stored: frozenset[str]) -> ShardRecord | None:
+def _clear(out: Path, shards: Sequence[Shard]) -> None:
+    for shard in shards:
+        shutil.rmtree(_folder(out, shard), ignore_errors=True)
+
+
+def _done(store: EpisodeStore, shard: Shard) -> ShardRecord | None:
     """The record of a shard that need not be done again; None for any other."""
+    out = store.path
     path = _record_path(out, shard)
     if not path.exists():
         return None
@@ -248,7 +265,7 @@ def _done(out: Path, shard: Shard, stored: frozenset[str]) -> ShardRecord | None
         )
     for number, episode in enumerate(record.episodes):
         file = _folder(out, shard) / f"{number:05d}.parquet"
-        if episode.name not in stored and not (file.exists() and file.stat().st_size == episode.num_bytes):
+        if not store.has(episode.name) and not (file.exists() and file.stat().st_size == episode.num_bytes):
             return None
     return record
 

@@ -82,7 +82,7 @@ def merge(
         for number, store in enumerate(stores):
             ours = [rename for rename in renames if rename.store in (None, number)]
             for index, entry in enumerate(store.entries):
-                if names[number][index] not in merged.names:
+                if not merged.has(names[number][index]):
                     episode = _renamed(store[index], names[number][index], ours)
                     native = _renamed_keys(store.native(index), [r for r in ours if r.kind == "field"], entry.name)
                     merged.add(episode, entry.source, native=native, max_steps=entry.max_steps)

@@ -68,7 +68,7 @@ def repair_store(path: str | Path, out: str | Path, progress: Callable[[str], ob
         for place in found:
             for entry, episode, native in _episodes(place, path, faults):
                 progress(entry.name)
-                if entry.name in store.names:
+                if store.has(entry.name):
                     continue
                 try:
                     whole = _with_masks(episode, faults)

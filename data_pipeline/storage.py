@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -244,6 +244,10 @@ class EpisodeStore(Sequence[Episode]):
     def names(self) -> tuple[str, ...]:
         return tuple(self._names)
 
+    def has(self, name: str) -> bool:
+        """Whether it holds an episode of that name."""
+        return name in self._names
+
     @property
     def episode_lengths(self) -> tuple[int, ...]:
         """Steps of each episode, without reading any."""
@@ -313,14 +317,18 @@ class EpisodeStore(Sequence[Episode]):
         self._append(staged, target)
         return misfits
 
-    def flush(self, run: Callable[[Callable, Sequence[JoinJob]], Iterable] = _one_after_another) -> None:
+    def flush(
+        self, run: Callable[[Callable, Sequence[JoinJob]], Iterable] = _one_after_another, *, statistics: bool = True
+    ) -> None:
         """Join the added episodes into data files and bring the dataset's metadata up to date.
 
         `run(call, jobs)` gives what `call(None, job)` returns for each job, in any order, in other processes perhaps.
+        Without `statistics` those of the whole dataset, which take a pass over all vectors, are left to a later call.
         """
         first = len(self._file_numbers)
         incoming = [self._staged_path(i) for i in range(first, len(self))]
-        if (self.path / INFO).exists() and not incoming:
+        complete = (self.path / INFO).exists() and ((self.path / STATS).exists() or not statistics)
+        if complete and not incoming:
             shutil.rmtree(self.path / _INCOMING, ignore_errors=True)  # of a flush that was killed at its end
             return
         features = dict(self._features)
@@ -329,8 +337,8 @@ class EpisodeStore(Sequence[Episode]):
         tasks = self._tasks()
         starts = [0, *accumulate(self.episode_lengths)]
         jobs = []
-        for number in sorted(set(files)):
-            members = [i for i, file in enumerate(files) if file == number]
+        for number, group in groupby(range(len(files)), key=files.__getitem__):
+            members = list(group)
             if members[-1] < first and features == self._committed_features:
                 continue
             old = [i for i in members if i < first]
@@ -344,7 +352,7 @@ class EpisodeStore(Sequence[Episode]):
             jobs.append(JoinJob(self._data_path(number), self._index_path(number), tuple(parts), features, entries))
         for _ in run(join, jobs):
             pass
-        self._write_metadata(features, files, tasks, [dict(part.stats) for part in staged])
+        self._write_metadata(features, files, tasks, [dict(part.stats) for part in staged], statistics=statistics)
         shutil.rmtree(self.path / _INCOMING, ignore_errors=True)
         self._open_file = _file_cache()
         self._committed_features = features
@@ -464,7 +472,13 @@ class EpisodeStore(Sequence[Episode]):
         return tasks
 
     def _write_metadata(
-        self, features: dict[str, Feature], files: list[int], tasks: dict[str, int], staged_stats: list[dict[str, Any]]
+        self,
+        features: dict[str, Feature],
+        files: list[int],
+        tasks: dict[str, int],
+        staged_stats: list[dict[str, Any]],
+        *,
+        statistics: bool,
     ) -> None:
         """Everything below meta/, the count of episodes last."""
         columns = episodes_schema(features).append(pa.field(ENTRY, pa.string()))
@@ -492,6 +506,7 @@ class EpisodeStore(Sequence[Episode]):
             if begin < first:
                 kept = pq.read_table(path, use_threads=False).slice(0, first - begin)
                 table = pa.concat_tables([kept, table], promote_options="default").select(columns.names)
+                table = table.cast(columns).combine_chunks()  # the bytes do not tell how often it was written
             with atomic_path(path) as temporary:
                 pq.write_table(table, temporary)
         with atomic_path(self.path / TASKS_V3) as temporary:
@@ -506,7 +521,10 @@ class EpisodeStore(Sequence[Episode]):
             num_tasks=len(tasks),
             data_megabytes=max(1, round(self.profile.file_megabytes)),
         )
-        write_json(self.path / STATS, self._dataset_stats(features, files))
+        if statistics:
+            write_json(self.path / STATS, self._dataset_stats(features, files))
+        else:
+            (self.path / STATS).unlink(missing_ok=True)
         write_json(self.path / INFO, info)
 
     def _dataset_stats(self, features: dict[str, Feature], files: list[int]) -> dict[str, dict[str, list]]:

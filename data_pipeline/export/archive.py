@@ -68,7 +68,7 @@ def restore(folder: str | Path, out: str | Path) -> list[Fault]:
                 faults.append(found)
                 continue
             entry = EpisodeEntry.from_json(texts[found.metadata["episode_metadata/episode_index"]])
-            if entry.name in store.names:
+            if store.has(entry.name):
                 continue
             images = {role: found.images[IMAGES + role] for role in entry.frame_sizes if IMAGES + role in found.images}
             marks = {key.removeprefix(MARK): values for key, values in found.fields.items() if key.startswith(MARK)}

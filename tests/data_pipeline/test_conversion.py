@@ -103,6 +103,13 @@ def test_the_bytes_do_not_depend_on_workers_and_interruptions(tmp_path, recordin
     assert again.num_shards_before == 3 and content(tmp_path / "out") == content(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_bytes_do_not_depend_on_waves(tmp_path, recordings, robot, workers):
+    convert(recordings, tmp_path / "whole", robot)
+    convert(recordings, tmp_path / "out", robot, workers=workers, wave_bytes=1)
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
 STEPS_OF_A_CONVERSION = [
     "conversion.write_json",  # a shard is there, its record is not
     "conversion._join",
@@ -115,8 +122,8 @@ STEPS_OF_A_CONVERSION = [
 
 
 @pytest.mark.parametrize("at", STEPS_OF_A_CONVERSION)
-@pytest.mark.parametrize("count", [0, 1])
-def test_a_kill_at_any_moment_leaves_what_goes_on(tmp_path, sources, robot, recordings, at, count):
+@pytest.mark.parametrize(("count", "wave_bytes"), [(0, 1e9), (1, 1e9), (1, 1)])
+def test_a_kill_at_any_moment_leaves_what_goes_on(tmp_path, sources, robot, recordings, at, count, wave_bytes):
     """A real process that kills itself with SIGKILL when it comes to the place for the (count + 1)-th time."""
     script = tmp_path / "killed.py"
     script.write_text(
@@ -136,7 +143,7 @@ def test_a_kill_at_any_moment_leaves_what_goes_on(tmp_path, sources, robot, reco
 
         setattr(owner, name, dying)
         recordings, robot = pickle.loads(open(sys.argv[1], "rb").read())
-        conversion.convert(recordings, sys.argv[2], robot)
+        conversion.convert(recordings, sys.argv[2], robot, wave_bytes={wave_bytes})
         """)
     )
     (tmp_path / "what.pickle").write_bytes(pickle.dumps((recordings, robot)))
