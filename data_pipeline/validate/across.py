@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from data_pipeline.validate.findings import Finding, Where
+from data_pipeline.validate.findings import Finding, Severity, Where
 from data_pipeline.validate.records import GRIPPER, Record
 
 WILD_RATIO = 10.0  # of a length to the median
@@ -153,7 +153,7 @@ def _columns(seen: Sequence[Seen]) -> Iterator[Finding]:
         )
 
 
-def _column(key: tuple[str, str], severity, kind: str, told: str, seen: Sequence[Seen]) -> Finding:
+def _column(key: tuple[str, str], severity: Severity, kind: str, told: str, seen: Sequence[Seen]) -> Finding:
     expected, _, found = told.partition(", not ")
     return Finding(
         severity,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipeline.mapping.timing import GAP_PERIODS, RATE_TOLERANCE
-from data_pipeline.validate.findings import Finding, Where
+from data_pipeline.validate.findings import Finding, Severity, Where
 from data_pipeline.validate.records import Record
 
 DRIFT = 0.02  # share by which all stamps together may be off the rate, pauses left out
@@ -105,5 +105,13 @@ def _drift(record: Record, steady: np.ndarray, median: float, rate: float | None
         )
 
 
-def _finding(record: Record, severity, kind, steps, expected, found, advice) -> Finding:
+def _finding(
+    record: Record,
+    severity: Severity,
+    kind: str,
+    steps: tuple[int, int] | None,
+    expected: str,
+    found: str,
+    advice: str,
+) -> Finding:
     return Finding(severity, kind, Where(episode=record.name, steps=steps), expected, found, advice)

@@ -75,7 +75,7 @@ def check_following(followings: Sequence[Following]) -> Iterator[Finding]:
             "action_units",
             Where(episode=having[0].name, column=f"action {name}"),
             "actions in the units of the state",
-            f"{factor:.3g} times the state in {len(having)} episodes{looks}",
+            f"{factor:.3g} times the state in {_episodes(len(having))}{looks}",
             "give both rules the same unit, `scale` or `range`",
         )
     for name in dict.fromkeys(name for one in followings for name in one.deltas):
@@ -86,7 +86,7 @@ def check_following(followings: Sequence[Following]) -> Iterator[Finding]:
                 "action_is_delta",
                 Where(episode=having[0].name, column=f"action {name}"),
                 "absolute targets",
-                f"the action follows the differences of the state in {len(having)} episodes, not the state",
+                f"the action follows the differences of the state in {_episodes(len(having))}, not the state",
                 "add `delta_to_absolute` to the rule",
             )
     measured = [one for one in followings if len(one.errors)]
@@ -110,7 +110,7 @@ def _lag(measured: Sequence[Following], offset: int) -> Iterator[Finding]:
             Where(episode=measured[0].name),
             f"action[t] near state[t + {offset}], or a little later, as action_offset_steps says",
             f"action[t] {'equals' if same else 'is nearest to'} state[t {'+' if best >= 0 else '-'} {abs(best)}] over "
-            f"{len(measured)} episodes",
+            f"{_episodes(len(measured))}",
             "correct action_offset_steps, or move the commands with `action: {shift: N}`",
         )
 
@@ -162,6 +162,10 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a - a.mean(), b - b.mean()
     power = float(a @ a) * float(b @ b)
     return float(a @ b) / power**0.5 if power > 0 else 0.0
+
+
+def _episodes(count: int) -> str:
+    return f"{count} episode{'' if count == 1 else 's'}"
 
 
 def _few(names: Sequence[str]) -> str:

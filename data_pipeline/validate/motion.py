@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipeline.validate.findings import Finding, Where
-from data_pipeline.validate.records import ANGLE, GRIPPER, PLACES, POSITION, Columns, Record
+from data_pipeline.validate.records import ANGLE, GRIPPER, MOST_TURNS_RAD, PLACES, POSITION, Columns, Record
 
 MOVED = {ANGLE: 0.01, POSITION: 0.002, GRIPPER: 0.02}
 """What counts as motion: the reference's 0.01 rad, 2 mm, a fiftieth of an opening."""
@@ -16,6 +16,7 @@ STILL_START_S, STILL_START_SHARE = 2.0, 0.2
 SPIKE_FLOOR = {ANGLE: 0.15, POSITION: 0.03}  # a smaller step is no spike, however still the rest is
 SPIKE_RATIO = 4.0  # to the usual steps of the same column, those of the upper `USUAL` quantile
 USUAL = 0.95
+SPIKE_SHARE = 0.25  # of the range that columns of unknown unit have
 MIN_STEPS = 20
 MAX_SPIKES = 0.02  # more of them are how this column moves
 _TURN = 2 * np.pi
@@ -63,6 +64,8 @@ def check_jumps(record: Record) -> Iterator[Finding]:
     for kind, columns in (("state", record.state), ("action", record.action)):
         if len(columns.values) < MIN_STEPS:
             continue
+        widths = np.ptp(columns.values, axis=0)
+        least = SPIKE_SHARE * float(np.median(widths[widths > 0])) if (widths > 0).any() else 0.0
         for i in columns.of_units(*PLACES):
             values = columns.values[:, i]
             where = f"{kind} {columns.names[i]}"
@@ -78,7 +81,7 @@ def check_jumps(record: Record) -> Iterator[Finding]:
                     "unwrap it when it is recorded (numpy.unwrap), or use the rotation's six numbers",
                 )
                 continue
-            for at in _spikes(values, columns.units[i]):
+            for at in _spikes(values, _floor(values, columns.units[i], least)):
                 yield Finding(
                     "warning",
                     "spike",
@@ -97,10 +100,17 @@ def _wraps(values: np.ndarray, unit: str) -> np.ndarray:
     return np.flatnonzero(within[0]) if within else np.zeros(0, dtype=np.int64)
 
 
-def _spikes(values: np.ndarray, unit: str) -> list[int]:
+def _floor(values: np.ndarray, unit: str, least: float) -> float:
+    """The smallest jump that may be a spike; where the unit is not known, a share of what the columns move."""
+    if unit not in SPIKE_FLOOR:
+        return max(least, SPIKE_SHARE * float(np.quantile(values, 0.99) - np.quantile(values, 0.01)), 1e-6)
+    in_degrees = unit == ANGLE and float(np.abs(values).max()) > MOST_TURNS_RAD  # a finding of its own
+    return np.degrees(SPIKE_FLOOR[unit]) if in_degrees else SPIKE_FLOOR[unit]
+
+
+def _spikes(values: np.ndarray, floor: float) -> list[int]:
     """Steps after which a value jumps while the steps around are of the usual size."""
     steps = np.abs(np.diff(values))
-    floor = SPIKE_FLOOR.get(unit, 0.25 * float(np.quantile(values, 0.99) - np.quantile(values, 0.01)) + 1e-6)
     usual = float(np.quantile(steps, USUAL))
     found = np.flatnonzero(steps > max(floor, SPIKE_RATIO * usual))
     if len(found) > max(2, MAX_SPIKES * len(steps)):

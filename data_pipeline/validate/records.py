@@ -7,6 +7,7 @@ units are then unknown (""), and checks that need them stay silent.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,8 @@ ANGLE, GRIPPER, POSITION, ROTATION = "rad", "opening in [0, 1]", "m", "6-D rotat
 ANGLE_RATE, SPEED, OPENING_RATE = "rad/s", "m/s", "1/s"
 PLACES = (ANGLE, POSITION, "")
 """Units of columns that say where the robot is; unknown ones may."""
+
+MOST_TURNS_RAD = 4 * math.pi  # a wrist may turn twice; joint angles beyond are in other units
 
 _CLOCKS = ("timestamp", "timestamps", "time", "stamp")
 _TEXTS = ("task", "instruction", "language_instruction", "natural_language_instruction")

@@ -14,14 +14,22 @@ import numpy as np
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.layout import SLOT_BLOCKS, SLOT_NAMES, slot_index
 from data_pipeline.validate.findings import Finding, Severity, Where
-from data_pipeline.validate.records import ANGLE, ANGLE_RATE, GRIPPER, POSITION, SPEED, Record
+from data_pipeline.validate.records import ANGLE, ANGLE_RATE, GRIPPER, MOST_TURNS_RAD, POSITION, SPEED, Record
 
-MOST_TURNS_RAD = 4 * math.pi  # a wrist may turn twice
 MOST_DEGREES = 720.0  # the same in degrees
 MOST_REACH_M, MOST_REACH_CM = 5.0, 250.0
 MOST_ANGLE_RATE, MOST_SPEED = 60.0, 20.0  # rad/s, m/s
 GRIPPER_SLACK = 0.05  # a calibration is that good
 RAW_GRIPPER = 0.5  # further outside [0, 1] than this: not an opening at all
+_LIMITS = {
+    ANGLE: (-MOST_TURNS_RAD, MOST_TURNS_RAD),
+    ANGLE_RATE: (-MOST_ANGLE_RATE, MOST_ANGLE_RATE),
+    POSITION: (-MOST_REACH_M, MOST_REACH_M),
+    SPEED: (-MOST_SPEED, MOST_SPEED),
+    GRIPPER: (-GRIPPER_SLACK, 1 + GRIPPER_SLACK),
+}
+"""What a column of a unit may hold."""
+
 ROTATION_SLACK = 0.03
 LIMIT_SLACK = 0.1  # rad or m beyond a joint's limits, for calibration
 MIN_VELOCITY_CORRELATION = 0.8
@@ -30,37 +38,39 @@ MIN_VELOCITY_CORRELATION = 0.8
 def check_units(record: Record) -> Iterator[Finding]:
     """Each column by its own size; columns of one kind that are off in the same way are told once each."""
     for kind, columns in (("state", record.state), ("action", record.action)):
-        for i in columns.of_units(ANGLE, ANGLE_RATE, POSITION, SPEED, GRIPPER):
+        for i in columns.of_units(*_LIMITS):
             values = columns.values[:, i]
             low, high = float(values.min()), float(values.max())
             told = _off(columns.units[i], low, high)
             if told is not None:
                 severity, name, expected, advice = told
-                place = Where(episode=record.name, column=f"{kind} {columns.names[i]}", steps=_worst(values))
+                steps = _outside(values, *_LIMITS[columns.units[i]])
+                place = Where(episode=record.name, column=f"{kind} {columns.names[i]}", steps=steps)
                 yield Finding(severity, name, place, expected, f"{low:.4g} .. {high:.4g}", advice)
 
 
 def _off(unit: str, low: float, high: float) -> tuple[Severity, str, str, str] | None:
     """(severity, kind, expected, what to change) of a column that holds low .. high; None where it fits its unit."""
     size = max(-low, high)
-    if unit == ANGLE and size > MOST_TURNS_RAD:
+    least, most = _LIMITS[unit]
+    if least <= low and high <= most:
+        return None
+    if unit == ANGLE:
         looks = "degrees" if size <= MOST_DEGREES else "milliradians or encoder ticks"
         advice = "add `unit deg` to the rule (robot YAML: `unit: deg`)" if size <= MOST_DEGREES else "add a `scale`"
         return "error", "angle_units", f"radians within two turns; this looks like {looks}", advice
-    if unit == ANGLE_RATE and size > MOST_ANGLE_RATE:
+    if unit == ANGLE_RATE:
         return "error", "angle_units", "rad/s; this looks like deg/s", "add `unit deg` to the rule"
-    if unit == POSITION and size > MOST_REACH_M:
+    if unit == POSITION:
         looks = "cm" if size <= MOST_REACH_CM else "mm"
         return "error", "position_units", f"metres; this looks like {looks}", f"add `unit {looks}` to the rule"
-    if unit == SPEED and size > MOST_SPEED:
+    if unit == SPEED:
         return "error", "position_units", "m/s; this looks like mm/s or cm/s", "add `unit mm` or `unit cm` to the rule"
-    if unit == GRIPPER and (low < -RAW_GRIPPER or high > 1 + RAW_GRIPPER):
+    if low < -RAW_GRIPPER or high > 1 + RAW_GRIPPER:
         advice = "add `range [closed, open]` to the gripper's rule (robot YAML: state_range, action_range)"
         return "error", "gripper_units", "an opening, 0 closed to 1 open; these look like raw units", advice
-    if unit == GRIPPER and (low < -GRIPPER_SLACK or high > 1 + GRIPPER_SLACK):
-        advice = "measure the closed and the open end and correct the gripper's `range`"
-        return "warning", "gripper_range", "an opening in [0, 1]", advice
-    return None
+    advice = "measure the closed and the open end and correct the gripper's `range`"
+    return "warning", "gripper_range", "an opening in [0, 1]", advice
 
 
 def check_rotations(record: Record) -> Iterator[Finding]:
@@ -117,11 +127,13 @@ def check_limits(record: Record, robot: Embodiment) -> Iterator[Finding]:
         if i is None:
             continue
         values = record.state.values[:, i]
+        if np.abs(values).max() > MOST_TURNS_RAD:  # in other units, which `check_units` tells
+            continue
         if values.min() < low - LIMIT_SLACK or values.max() > high + LIMIT_SLACK:
             yield Finding(
                 "warning",
                 "joint_limits",
-                Where(episode=record.name, column=f"state {record.state.names[i]}", steps=_worst(values)),
+                Where(episode=record.name, column=f"state {record.state.names[i]}", steps=_outside(values, low, high)),
                 f"{low:.4g} .. {high:.4g}, the limits of {robot.name}",
                 f"{values.min():.4g} .. {values.max():.4g}",
                 "check unit, sign and zero of the joint, or correct `limits` in the robot YAML",
@@ -143,6 +155,7 @@ def _slope(x: np.ndarray, y: np.ndarray) -> float | None:
     return math.sqrt(float(y @ y) / float(x @ x))
 
 
-def _worst(values: np.ndarray) -> tuple[int, int]:
-    step = int(np.argmax(np.abs(values)))
-    return step, step
+def _outside(values: np.ndarray, low: float, high: float) -> tuple[int, int] | None:
+    """The first and the last step that leave low .. high."""
+    steps = np.flatnonzero((values < low) | (values > high))
+    return (int(steps[0]), int(steps[-1])) if len(steps) else None

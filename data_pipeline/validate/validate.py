@@ -39,6 +39,8 @@ Item = TypeVar("Item")
 Follow = Callable[[Iterable[Item], int, str], Iterable[Item]]
 """(items, how many, what they are called) -> the items, while somebody counts them."""
 
+_SMALL_PX = 160  # of the pictures that are kept in case that a camera is flagged
+_KEPT_EPISODES = 200
 _SERIES_A_KIND = 2  # episodes of one kind of finding whose numbers are kept for a plot
 _CHECKS = (check_motion, check_jumps, check_units, check_rotations, check_velocities, check_masks)
 
@@ -180,6 +182,7 @@ class _Examiner:
         self._present: dict[str, frozenset[str]] = {}
         self._following: list[Following] = []
         self._kept: dict[str, int] = {}
+        self._small: dict[tuple[str, str], Thumbnail] = {}
 
     def look(self, record: Record, told: set[str] | None = None) -> None:
         """`told` are kinds that the mapping has told of this record already."""
@@ -212,6 +215,9 @@ class _Examiner:
         ]:
             if not (self.mapped and finding.kind in ("too_short", "missing_camera")):  # the mapping has judged
                 self._add(finding)
+        flagged = {(f.where.episode, f.where.camera) for f in self.report.findings if f.kind == "colour_order"}
+        shown = {(thumbnail.episode, thumbnail.camera) for thumbnail in self.report.thumbnails}
+        self.report.thumbnails += [self._small[key] for key in sorted(flagged - shown) if key in self._small]
         rates = dict.fromkeys(one.rate_hz for one in self._seen if one.rate_hz is not None)
         self.report.rates_hz = tuple(sorted(rates))
         return self.report
@@ -231,17 +237,21 @@ class _Examiner:
             self._kept[finding.kind] = self._kept.get(finding.kind, 0) + 1
 
     def _keep_pictures(self, record: Record) -> None:
-        """One of each camera."""
+        """One of each camera, and small ones of the first episodes."""
         shown = {thumbnail.camera for thumbnail in self.report.thumbnails}
         for camera, frames in record.images.items():
             step = len(frames) // 2
-            if camera in shown or len(frames) == 0:
+            if len(frames) == 0 or (camera in shown and self.report.num_looked > _KEPT_EPISODES):
                 continue
             try:
                 frame = np.asarray(frames[step])
             except (ValueError, OSError):  # a finding of `look`; the next episode has a picture
                 continue
-            self.report.thumbnails.append(Thumbnail(record.name, camera, step, frame))
+            if camera not in shown:
+                self.report.thumbnails.append(Thumbnail(record.name, camera, step, frame))
+            stride = -(-max(frame.shape) // _SMALL_PX)
+            small = np.ascontiguousarray(frame[::stride, ::stride])
+            self._small[record.name, camera] = Thumbnail(record.name, camera, step, small)
 
 
 def _read(
