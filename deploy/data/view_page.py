@@ -7,7 +7,6 @@ says so. Its player is in `templates/view.js`.
 from __future__ import annotations
 
 import base64
-import io
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,8 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data_pipeline.frames import encode_jpeg
 from data_pipeline.schema.layout import SLOT_BLOCKS, SLOT_NAMES, SLOT_UNITS
-from data_pipeline.schema.types import CAMERA_ROLES, Episode, Frames
+from data_pipeline.schema.types import Episode, Frames
 from data_pipeline.storage import EpisodeStore
 from deploy.doctor import require
 from deploy.pages import render
@@ -58,7 +58,7 @@ def build(store: EpisodeStore, index: int, path: str) -> str:
     cameras, told = _cameras(episode)
     stride = -(-episode.num_steps // MOST_POINTS)
     if stride > 1:
-        told.append(f"Curves show every {stride}th step.")
+        told.append(f"Curves show one step in {stride}.")
     data = {
         "steps": episode.num_steps,
         "rate_hz": episode.rate_hz,
@@ -93,7 +93,7 @@ def _facts(episode: Episode, robot: str | None, source: Mapping[str, Any]) -> li
         ("action", f"of step t is meant for step t + {episode.action_offset_steps}"),
         ("slots", _masks(episode)),
     ]
-    if episode.action_valid is not None:
+    if episode.action_valid is not None and not episode.action_valid.all():
         facts.append(("actions of their own", f"{int(episode.action_valid.sum())} of {episode.num_steps} steps"))
     for role, mask in episode.image_masks.items():
         if not mask.all():
@@ -154,7 +154,7 @@ def _numbers(values: np.ndarray, stride: int) -> list[float]:
 
 def _cameras(episode: Episode) -> tuple[list[dict[str, Any]], list[str]]:
     """Each camera as small JPEGs, and what was done to them in words."""
-    roles = [role for role in CAMERA_ROLES if role in episode.images]
+    roles = [role for role in ("left_wrist", "external", "right_wrist") if role in episode.images]
     every = _thinning(episode, roles)
     cameras, told, reduced = [], [], False
     for role in roles:
@@ -200,9 +200,7 @@ def _small(frames: Frames, step: int) -> tuple[bytes, tuple[int, int]] | None:
         return None
     size = picture.size
     picture.thumbnail((LONG_SIDE, LONG_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=QUALITY)
-    return buffer.getvalue(), size
+    return encode_jpeg(np.asarray(picture), QUALITY), size
 
 
 def _runs(flags: np.ndarray | None) -> list[tuple[int, int]]:
