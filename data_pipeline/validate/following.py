@@ -105,7 +105,7 @@ def _lag(measured: Sequence[Following], offset: int) -> Iterator[Finding]:
     if best < offset or best > allowed:
         same = best == 0 and errors[-EARLIEST] < 1e-9
         yield Finding(
-            "warning",
+            "note" if best == offset - 1 and not same else "warning",  # a sensor slower than the rate looks like that
             "action_lag",
             Where(episode=measured[0].name),
             f"action[t] near state[t + {offset}], or a little later, as action_offset_steps says",

@@ -18,6 +18,7 @@ SPIKE_RATIO = 4.0  # to the usual steps of the same column, those of the upper `
 USUAL = 0.95
 SPIKE_SHARE = 0.25  # of the range that columns of unknown unit have
 MIN_STEPS = 20
+SLOW_SENSOR_STEPS = 8  # so many steps that move are a motion, not spikes
 MAX_SPIKES = 0.02  # more of them are how this column moves
 _TURN = 2 * np.pi
 _WRAP_SLACK = 0.15  # of a turn, that a joint may move in the step that wraps
@@ -86,7 +87,7 @@ def check_jumps(record: Record) -> Iterator[Finding]:
                     "warning",
                     "spike",
                     Where(episode=record.name, column=where, steps=(at, at + 1)),
-                    f"steps like its own others, {np.quantile(np.abs(np.diff(values)), USUAL):.3g} at most usually",
+                    f"steps like its own others, {_usual(np.abs(np.diff(values))):.3g} at most usually",
                     f"{values[at]:.4g} -> {values[at + 1]:.4g} in one step",
                     "a lost or doubled message: cut the episode there, or leave it out",
                 )
@@ -111,13 +112,20 @@ def _floor(values: np.ndarray, unit: str, least: float) -> float:
 def _spikes(values: np.ndarray, floor: float) -> list[int]:
     """Steps after which a value jumps while the steps around are of the usual size."""
     steps = np.abs(np.diff(values))
-    usual = float(np.quantile(steps, USUAL))
+    usual = _usual(steps)
     found = np.flatnonzero(steps > max(floor, SPIKE_RATIO * usual))
     if len(found) > max(2, MAX_SPIKES * len(steps)):
         return []
     # a step that stays is a move; a spike comes back, or is alone among still neighbours
     alone = [at for at in found if _beside(steps, int(at)) < steps[at] / 4]
     return [int(at) for n, at in enumerate(alone) if n == 0 or at - alone[n - 1] > 2]
+
+
+def _usual(steps: np.ndarray) -> float:
+    """The size of most steps. A sensor slower than the recording repeats its values: then of those that move."""
+    moving = steps[steps > 0]
+    stairs = SLOW_SENSOR_STEPS <= len(moving) < len(steps) / 2
+    return float(np.quantile(moving if stairs else steps, USUAL - 0.05 if stairs else USUAL))
 
 
 def _beside(steps: np.ndarray, at: int) -> float:

@@ -131,7 +131,7 @@ def check_limits(record: Record, robot: Embodiment) -> Iterator[Finding]:
             continue
         if values.min() < low - LIMIT_SLACK or values.max() > high + LIMIT_SLACK:
             yield Finding(
-                "warning",
+                "note",
                 "joint_limits",
                 Where(episode=record.name, column=f"state {record.state.names[i]}", steps=_outside(values, low, high)),
                 f"{low:.4g} .. {high:.4g}, the limits of {robot.name}",

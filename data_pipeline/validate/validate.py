@@ -23,7 +23,7 @@ from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from data_pipeline.sources.opening import open_dataset, open_recordings, recognise
 from data_pipeline.sources.raw import Fault, RawEpisode, Shard, Source
-from data_pipeline.storage import HEADER, EpisodeStore
+from data_pipeline.storage import HEADER, EpisodeStore, find_stores
 from data_pipeline.validate.across import Seen, check_across, remember, spread
 from data_pipeline.validate.cameras import CameraSeen, check_cameras, look
 from data_pipeline.validate.clocks import check_clock
@@ -93,11 +93,8 @@ def validate(
     place = Path(path)
     if place.suffix in (".yaml", ".yml") or not place.exists():
         return [_validate_mapping(find_config("datasets", path), root, max_episodes, follow_along)]
-    if (place / HEADER).is_file():
-        return [_validate_store(place, max_episodes, follow_along)]
-    stores = sorted(header.parent for header in place.glob(f"*/{HEADER}"))
-    if stores:
-        return [_validate_store(store, max_episodes, follow_along) for store in stores]
+    if EpisodeStore.exists(place) or next(place.glob(f"*/{HEADER}"), None) is not None:
+        return [_validate_store(store, max_episodes, follow_along) for store in find_stores(place)]
     return [_validate_recordings(place, max_episodes, follow_along)]
 
 
@@ -108,7 +105,7 @@ def _validate_store(path: Path, most: int | None, progress: Follow) -> Report:
     except ValueError as error:
         report.findings.append(_damaged(report, str(error)))
         return report
-    examiner = _Examiner(report, _robot_of(store))
+    examiner = _Examiner(report, store.embodiment if store.is_described else None)
     report.num_episodes = len(store)
     wanted = spread(len(store), most)
     for index in progress(wanted, len(wanted), path.name):
@@ -119,14 +116,6 @@ def _validate_store(path: Path, most: int | None, progress: Follow) -> Report:
             continue
         examiner.look(record)
     return examiner.finish()
-
-
-def _robot_of(store: EpisodeStore) -> Embodiment | None:
-    """None where the store was made without a robot's description."""
-    try:
-        return store.embodiment
-    except ValueError:
-        return None
 
 
 def _validate_recordings(path: Path, most: int | None, progress: Follow) -> Report:

@@ -56,11 +56,13 @@ def describe(report: Report) -> str:
 def extent(report: Report) -> str:
     """What was looked at, in words."""
     parts = [report.kind]
-    if report.num_looked == report.num_episodes or report.kind == "mapping":
-        parts.append(_counted(report.num_looked, "episode"))
+    looked = _counted(report.num_looked, "episode")
+    if report.kind not in ("store", "lerobot"):  # how many there are is known only when all are read
+        parts.append(f"{looked} of {_counted(report.num_episodes, 'file')}")
+    elif report.num_looked < report.num_episodes:
+        parts.append(f"{looked} looked at of {report.num_episodes}")
     else:
-        unit = "episode" if report.kind in ("store", "lerobot") else "file"
-        parts.append(f"{_counted(report.num_looked, 'episode')} looked at of {_counted(report.num_episodes, unit)}")
+        parts.append(looked)
     parts.append(_counted(report.num_steps, "step"))
     if report.rates_hz:
         low, high = report.rates_hz[0], report.rates_hz[-1]

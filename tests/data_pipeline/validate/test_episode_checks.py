@@ -79,6 +79,40 @@ def test_clean_demonstrations_are_silent(seed, steps, delay):
     assert findings(of_episode(replace(noisy, states=(noisy.states + noise).astype(np.float32)))) == []
 
 
+def staircase(values: np.ndarray, every: int) -> np.ndarray:
+    return values[np.arange(len(values)) // every * every]
+
+
+VARIANTS = {
+    "a sensor slower than the recording": lambda v: staircase(v, 3),
+    "a sensor ten times slower": lambda v: staircase(v, 10),
+    "coarse encoders": lambda v: np.round(v * 400) / 400,
+    "half precision": lambda v: v.astype(np.float16).astype(np.float32),
+    "few steps a second": lambda v: v[::4],
+    "a long rest": lambda v: np.concatenate([v, np.repeat(v[-1:], 400, axis=0)]),
+    "one short reach between long rests": lambda v: np.concatenate(
+        [np.repeat(v[:1], 300, axis=0), v[:66:3], np.repeat(v[65:66], 300, axis=0)]
+    ),
+}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_real_recorders_do_is_no_warning(name, seed):
+    episode = demonstration(seed=seed, steps=200)
+    mask = np.array(episode.state_mask)
+    mask[15:25] = False  # velocities of such signals would have to be made anew
+    states, actions = (VARIANTS[name](values) * mask for values in (episode.states, episode.actions))
+    rate = RATE_HZ / 4 if name == "few steps a second" else RATE_HZ
+    one = replace(episode, states=states, actions=actions, images={}, state_mask=mask, action_mask=mask, rate_hz=rate)
+    assert [finding for finding in findings(of_episode(one)) if finding.severity != "note"] == []
+
+
+def test_a_gripper_that_is_open_or_closed():
+    binary = changed(demonstration(steps=200), "state", GRIPPER, lambda v: (v > 0.5).astype(float))
+    assert findings(of_episode(binary)) == []
+
+
 UNITS = {
     "joints in degrees": ("state", JOINTS, np.degrees, "angle_units", "degrees"),
     "actions in degrees": ("action", JOINTS, np.degrees, "angle_units", "degrees"),

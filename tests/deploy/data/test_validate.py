@@ -11,8 +11,14 @@ import re
 import numpy as np
 import pytest
 
+from data_pipeline.conversion import convert
+from data_pipeline.recordings import RobotRecordings
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.registry import find_config
 from data_pipeline.storage import EpisodeStore
 from deploy.cli import main
+from deploy.record import record_demonstrations
+from rdt.train.config import DemonstrationConfig
 from tests.data_pipeline.validate.demonstrations import changed, demonstration
 
 BAD = changed(demonstration("cups/<bad>", 7), "state", "right_arm_joint_pos[1:2]", np.degrees)
@@ -46,8 +52,20 @@ def test_status_and_summary(stores, capsys):
 
 def test_only_so_many_episodes(stores, capsys):
     assert main(["data", "validate", str(stores / "good"), "--max-episodes", "2"]) == 0
-    assert "2 episodes looked at of 3 episodes" in capsys.readouterr().out
+    assert "2 episodes looked at of 3," in capsys.readouterr().out
     assert main(["data", "validate", str(stores / "good"), "--max-episodes", "0"]) == 1
+
+
+def test_recordings_of_the_simulator_are_silent(tmp_path, capsys):
+    pytest.importorskip("mujoco", reason="needs the extra `sim`")
+    robot = Embodiment.from_yaml(find_config("robots", "sim_bimanual"))
+    config = DemonstrationConfig(environment="sim_handover", per_task=1, noise_rad=0.01)
+    files = [
+        file for files in record_demonstrations(config, robot, tmp_path / "raw", workers=1).values() for file in files
+    ]
+    convert(RobotRecordings(files, robot), tmp_path / "store", robot)
+    assert main(["data", "validate", str(tmp_path / "raw"), str(tmp_path / "store")]) == 0
+    assert "4 episodes in 2 datasets: 0 errors, 0 warnings, 0 notes" in capsys.readouterr().out
 
 
 def test_json_has_every_finding(stores):
