@@ -16,6 +16,7 @@ MIN_STEPS = 32  # the reference's shortest episode
 RATES_DIFFER = 0.01
 CONSTANT = 1e-6  # the range below which a normaliser would divide by nothing (interop.md 3.2)
 NEVER_OPENS = 0.05
+KINDS = ("state", "action")
 MANY = 3  # episodes that say something about all
 
 
@@ -53,6 +54,7 @@ def check_across(seen: Sequence[Seen]) -> Iterator[Finding]:
     yield from _rates(seen)
     yield from _tasks(seen)
     yield from _columns(seen)
+    yield from _masks(seen)
 
 
 def _duplicates(seen: Sequence[Seen]) -> Iterator[Finding]:
@@ -151,6 +153,32 @@ def _columns(seen: Sequence[Seen]) -> Iterator[Finding]:
             f"{len(half)} of {len(seen)} lack some, the first {', '.join(name for _, name in lacking[:3])}",
             "recordings of different robots or sensors: give each a dataset of its own, or `optional: true`",
         )
+
+
+def _masks(seen: Sequence[Seen]) -> Iterator[Finding]:
+    """Actions of other slots than the state's are allowed and easily a mistake; each way is told once."""
+    ways: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Seen]] = {}
+    for one in seen:
+        slots = {kind: [name for k, name in one.ranges if k == kind and one.units[k, name]] for kind in KINDS}
+        lacking = tuple(name for name in slots["state"] if name not in slots["action"])
+        more = tuple(name for name in slots["action"] if name not in slots["state"])
+        if slots["action"] and (lacking or more):
+            ways.setdefault((lacking, more), []).append(one)
+    for (lacking, more), members in ways.items():
+        parts = [f"without {_few(lacking)}"] if lacking else []
+        parts += [f"with {_few(more)}, which the state lacks"] if more else []
+        yield Finding(
+            "note",
+            "masks_differ",
+            Where(episode=members[0].name),
+            "action slots like the state's",
+            f"actions {' and '.join(parts)}, in {len(members)} of {len(seen)} episodes",
+            "add rules for these slots, or leave it so if the robot has no such command",
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _column(key: tuple[str, str], severity: Severity, kind: str, told: str, seen: Sequence[Seen]) -> Finding:

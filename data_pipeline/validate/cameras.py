@@ -25,6 +25,7 @@ FROZEN_S, FROZEN_STEPS = 1.0, 8
 MOVES_BY = 5.0  # times `MOVED`: a robot that moves so much is seen to move
 BLACK, FLAT = 8.0, 1.5  # mean, and deviation, of grey values in [0, 255]
 MANY_BAD = 0.01  # share of broken pictures that costs the episode
+MANY_MISSING = 0.05  # share of an episode's steps without a picture
 VIVID = 40  # between a pixel's largest and smallest channel
 COOL_SHARE, COOL_RATIO = 0.05, 3.0
 LEAST_TINT, MIXED_RATIO = 6.0, 3.0
@@ -49,6 +50,8 @@ def look(record: Record) -> tuple[list[CameraSeen], list[Finding]]:
         if len(frames) == 0:
             continue
         wanted = record.image_masks.get(camera, np.ones(len(frames), dtype=bool))
+        if len(wanted) == len(frames) and (~wanted).mean() > MANY_MISSING:
+            findings.append(_gaps(record, camera, np.flatnonzero(~wanted)))
         bad = np.flatnonzero(~complete_frames(frames) & wanted) if len(wanted) == len(frames) else np.zeros(0, int)
         if len(bad):
             findings.append(_broken(record, camera, bad, len(frames), "cut short or none"))
@@ -107,6 +110,17 @@ def _broken(record: Record, camera: str, bad: np.ndarray, count: int, how: str) 
     )
 
 
+def _gaps(record: Record, camera: str, missing: np.ndarray) -> Finding:
+    return Finding(
+        "note",
+        "missing_pictures",
+        Where(episode=record.name, camera=camera, steps=(int(missing[0]), int(missing[-1]))),
+        "a picture at each step",
+        f"none at {len(missing)} of {record.num_steps} steps, which are masked",
+        "a camera slower than the recording, or one that dropped out",
+    )
+
+
 def _seen(episode: str, camera: str, pictures: Sequence[np.ndarray]) -> CameraSeen:
     pixels = np.concatenate([picture[::4, ::4].reshape(-1, 3) for picture in pictures]).astype(np.int32)
     red, green, blue = pixels.T
@@ -122,9 +136,9 @@ def _dark(record: Record, camera: str, pictures: dict[int, np.ndarray]) -> Itera
     black = [step for step, mean in means.items() if mean < BLACK]
     flat = [step for step, picture in pictures.items() if step not in black and float(picture.std()) < FLAT]
     for kind, steps, what in (("camera_black", black, "black"), ("camera_flat", flat, "of one colour")):
-        if len(steps) > len(pictures) / 2:
+        if steps:
             yield Finding(
-                "warning",
+                "warning" if len(steps) > len(pictures) / 2 else "note",
                 kind,
                 Where(episode=record.name, camera=camera, steps=(steps[0], steps[-1])),
                 "pictures of something",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipeline.mapping.timing import GAP_PERIODS, RATE_TOLERANCE
+from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.validate.findings import Finding, Severity, Where
 from data_pipeline.validate.records import Record
 
@@ -65,6 +66,21 @@ def check_clock(record: Record) -> Iterator[Finding]:
     steady = forward[forward <= GAP_PERIODS * median]
     if len(steady) >= MIN_STAMPS:
         yield from _drift(record, steady, median, rate)
+
+
+def check_robot_rate(record: Record, robot: Embodiment) -> Iterator[Finding]:
+    """A policy of a robot is asked at the robot's rate; recordings of another rate teach another speed."""
+    rate = record.rate_hz
+    if rate is not None and abs(rate / robot.rate_hz - 1) > RATE_TOLERANCE:
+        yield _finding(
+            record,
+            "note",
+            "robot_rate",
+            None,
+            f"{robot.rate_hz:g} Hz, the rate of {robot.name}",
+            f"{rate:g} Hz",
+            "correct `rate_hz` in the robot YAML or `fps` of the dataset, if one of them is wrong",
+        )
 
 
 def _drift(record: Record, steady: np.ndarray, median: float, rate: float | None) -> Iterator[Finding]:

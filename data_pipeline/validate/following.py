@@ -1,4 +1,4 @@
-"""Whether actions lead the state: by how many steps, in which units, and in the same slots.
+"""Whether actions lead the state: by how many steps, and in which units.
 
 `follow` measures one episode; `check_following` judges all of them together, for a lag of one episode is guesswork.
 A command is reached a little later than its step (the arm's own delay), so only a lag before the stated offset, or
@@ -115,25 +115,6 @@ def _lag(measured: Sequence[Following], offset: int) -> Iterator[Finding]:
         )
 
 
-def check_masks(record: Record) -> Iterator[Finding]:
-    """Actions of other slots than the state's are allowed and easily a mistake."""
-    if not any(record.state.units) or not record.action.names:
-        return
-    lacking = [name for name in record.state.names if name not in record.action.names]
-    more = [name for name in record.action.names if name not in record.state.names]
-    if lacking or more:
-        parts = [f"without {_few(lacking)}"] if lacking else []
-        parts += [f"with {_few(more)}, which the state lacks"] if more else []
-        yield Finding(
-            "note",
-            "masks_differ",
-            Where(episode=record.name),
-            "action slots like the state's",
-            f"actions {' and '.join(parts)}",
-            "add rules for these slots, or leave it so if the robot has no such command",
-        )
-
-
 def _factor(state: np.ndarray, action: np.ndarray) -> float | None:
     """Spread of the action to that of the state, where one follows the other at some lag; else None."""
     best = max(abs(_correlation(*_shifted(state, action, lag))) for lag in (0, 1, 2, 4, 8))
@@ -166,7 +147,3 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def _episodes(count: int) -> str:
     return f"{count} episode{'' if count == 1 else 's'}"
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

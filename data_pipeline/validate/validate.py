@@ -26,9 +26,9 @@ from data_pipeline.sources.raw import Fault, RawEpisode, Shard, Source
 from data_pipeline.storage import HEADER, EpisodeStore, find_stores
 from data_pipeline.validate.across import Seen, check_across, remember, spread
 from data_pipeline.validate.cameras import CameraSeen, check_cameras, look
-from data_pipeline.validate.clocks import check_clock
+from data_pipeline.validate.clocks import check_clock, check_robot_rate
 from data_pipeline.validate.findings import Finding, Where, of_fault
-from data_pipeline.validate.following import Following, check_following, check_masks, follow
+from data_pipeline.validate.following import Following, check_following, follow
 from data_pipeline.validate.language import check_instructions
 from data_pipeline.validate.lerobot import check_lerobot
 from data_pipeline.validate.motion import check_jumps, check_motion
@@ -42,7 +42,7 @@ Follow = Callable[[Iterable[Item], int, str], Iterable[Item]]
 _SMALL_PX = 160  # of the pictures that are kept in case that a camera is flagged
 _KEPT_EPISODES = 200
 _SERIES_A_KIND = 2  # episodes of one kind of finding whose numbers are kept for a plot
-_CHECKS = (check_motion, check_jumps, check_units, check_rotations, check_velocities, check_masks)
+_CHECKS = (check_motion, check_jumps, check_units, check_rotations, check_velocities)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,16 @@ def _validate_mapping(yaml: Path, root: str | Path | None, most: int | None, pro
     mapping = Mapping.from_yaml(yaml)
     report = Report(str(yaml), "mapping")
     examiner = _Examiner(report, mapped=True)
-    for opened in open_dataset(mapping, yaml, root):
+    try:
+        sources = open_dataset(mapping, yaml, root)
+    except FileNotFoundError:
+        raise
+    except ValueError as error:  # a field that is not there, a width, damaged metadata
+        advice = "correct the rule in the YAML; `rdt data inspect` lists the fields of the recordings"
+        place = Where(report.path, str(yaml.name))
+        report.findings.append(Finding("error", "does_not_fit", place, "files that fit the YAML", str(error), advice))
+        return report
+    for opened in sources:
         for raw in _read(opened.source, most, progress, opened.prefix.rstrip("/") or mapping.name, report):
             results = [raw] if isinstance(raw, Fault) else mapping.apply(raw)
             faults = [result for result in results if isinstance(result, Fault)]
@@ -183,7 +192,7 @@ class _Examiner:
             for check in _CHECKS:
                 findings += check(record)
             if self.robot is not None:
-                findings += check_limits(record, self.robot)
+                findings += [*check_limits(record, self.robot), *check_robot_rate(record, self.robot)]
             self._seen.append(remember(record))
             following = follow(record)
             self._following += [following] if following else []

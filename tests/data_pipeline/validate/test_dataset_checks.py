@@ -71,8 +71,20 @@ def test_episodes_of_other_slots():
     other = demonstration("cups/other", 9)
     mask = np.array(other.state_mask)
     mask[0] = False
-    (finding,) = across([*clean(), replace(other, state_mask=mask, states=other.states * mask)])
+    finding, masks = across([*clean(), replace(other, state_mask=mask, states=other.states * mask)])
+    assert masks.kind == "masks_differ" and "1 of 5" in masks.found
     assert finding.kind == "columns_differ" and "right_arm_joint_0_pos" in finding.found
+
+
+def test_other_slots_in_the_action_are_told_once():
+    def without_position(episode):
+        mask = np.array(episode.action_mask)
+        mask[30:33] = False
+        return replace(episode, action_mask=mask, actions=episode.actions * mask)
+
+    (finding,) = across([without_position(one) for one in clean()])
+    assert (finding.severity, finding.kind) == ("note", "masks_differ")
+    assert "right_eef_pos_x" in finding.found and "4 of 4" in finding.found
 
 
 def test_spread_takes_the_first_and_the_last():

@@ -13,8 +13,8 @@ import pytest
 from data_pipeline.frames import JpegFrames, encode_frames
 from data_pipeline.schema.embodiment import Arm, Embodiment, Joint
 from data_pipeline.validate.cameras import check_cameras, look
-from data_pipeline.validate.clocks import check_clock
-from data_pipeline.validate.following import check_following, check_masks, follow
+from data_pipeline.validate.clocks import check_clock, check_robot_rate
+from data_pipeline.validate.following import check_following, follow
 from data_pipeline.validate.language import check_instructions
 from data_pipeline.validate.motion import check_jumps, check_motion
 from data_pipeline.validate.records import Columns, Record, of_episode
@@ -39,7 +39,6 @@ CHECKS = (
     check_motion,
     check_jumps,
     check_clock,
-    check_masks,
     check_instructions,
 )
 
@@ -139,6 +138,9 @@ def test_wrong_units(kind, block, change, found, told):
 def test_joint_limits_of_the_robot():
     arm = Arm("fake", (Joint("a", "arm_joint_0_pos", limits=(-1.7, 1.7)),))
     robot = Embodiment("tiny", RATE_HZ, {"right": arm})
+    assert not list(check_robot_rate(record(), robot))
+    (finding,) = check_robot_rate(record(), replace(robot, rate_hz=50.0))
+    assert (finding.kind, finding.found) == ("robot_rate", "20 Hz")
     assert not list(check_limits(record(), robot))
     (finding,) = check_limits(planted("state", JOINTS, lambda v: v + 2), robot)
     assert finding.kind == "joint_limits" and "tiny" in finding.expected
@@ -269,14 +271,6 @@ def test_actions_in_other_units_or_as_differences():
     assert {finding.kind for finding in check_following([follow(delta)])} == {"action_is_delta"}
 
 
-def test_other_slots_in_the_action():
-    episode = demonstration()
-    mask = np.array(episode.action_mask)
-    mask[30:33] = False
-    (finding,) = check_masks(of_episode(replace(episode, action_mask=mask, actions=episode.actions * mask)))
-    assert finding.severity == "note" and "right_eef_pos_x" in finding.found
-
-
 def with_pictures(frames) -> Record:
     return record(images={"external": frames})
 
@@ -290,6 +284,18 @@ def test_black_flat_and_frozen_cameras():
     for given in (hung, encode_frames(hung)):
         (finding,) = [one for one in findings(with_pictures(given)) if one.kind == "camera_frozen"]
         assert finding.where.steps[0] in (29, 30) and finding.where.steps[1] == 69
+
+
+def test_a_camera_that_is_black_for_a_while_or_has_no_pictures():
+    frames = pictures(STEPS)
+    frames[60:] = 0
+    assert {(one.kind, one.severity) for one in findings(with_pictures(frames))} == {
+        ("camera_black", "note"),
+        ("camera_frozen", "warning"),
+    }
+    mask = np.arange(STEPS) % 3 == 0
+    (finding,) = findings(record(image_masks={"external": mask}))
+    assert (finding.kind, finding.severity) == ("missing_pictures", "note") and "60 of 90" in finding.found
 
 
 def test_a_wrist_camera_of_a_resting_arm_may_stand_still():

@@ -156,6 +156,19 @@ def test_good_files_are_silent_with_and_without_a_mapping(tmp_path):
         assert (report.num_looked, report.findings) == (2, [])
 
 
+def test_a_yaml_that_does_not_fit_is_a_finding(tmp_path):
+    write(tmp_path / "a.hdf5", content(0))
+    rule = {"to": "right_arm_joint_pos[0:3]", "from": "observations/qpos[0:2]"}
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump({**MAPPING, "state": [rule]}))
+    with pytest.raises(ValueError, match="expected 3"):  # the YAML alone is wrong
+        validate(tmp_path / "lab.yaml")
+    rule = {"to": "right_arm_joint_pos[0:3]", "from": "observations/effort"}
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump({**MAPPING, "state": [rule]}))
+    (report,) = validate(tmp_path / "lab.yaml")
+    (finding,) = report.findings
+    assert finding.kind == "does_not_fit" and "observations/effort" in finding.found
+
+
 RAW = ("truncated HDF5", "NaN", "one picture cut", "too short", "different lengths", "stamps repeated", "gap")
 
 
