@@ -116,7 +116,7 @@ def _tasks(seen: Sequence[Seen]) -> Iterator[Finding]:
     texts = {one.texts for one in seen}
     if len(tasks) > 1 and len(texts) == 1 and any(text.strip() for text in next(iter(texts))):
         yield Finding(
-            "warning",
+            "note",  # folders may be days as well as tasks
             "same_instruction",
             Where(episode=seen[0].name),
             f"an instruction for each of {len(tasks)} tasks ({', '.join(sorted(tasks)[:3])})",
@@ -141,7 +141,9 @@ def _columns(seen: Sequence[Seen]) -> Iterator[Finding]:
             alive += 1
     if alive:  # else nothing moves at all, and each episode says so
         for key, value in still:
-            yield _column(key, "warning", "constant", f"a column that changes, not {value:.4g} everywhere", seen)
+            known_unit = next(one.units[key] for one in seen if key in one.units)
+            severity: Severity = "warning" if known_unit else "note"  # a file has fields that nobody uses
+            yield _column(key, severity, "constant", f"a column that changes, not {value:.4g} everywhere", seen)
     half = [one for one in seen if set(one.ranges) != set(known)]
     if half:
         lacking = sorted(set(known) - set(half[0].ranges))

@@ -82,7 +82,7 @@ def check_jumps(record: Record) -> Iterator[Finding]:
                     "unwrap it when it is recorded (numpy.unwrap), or use the rotation's six numbers",
                 )
                 continue
-            for at in _spikes(values, _floor(values, columns.units[i], least)):
+            for at in _spikes(values, _floor(values, columns.units[i], least), columns.units[i] == ""):
                 yield Finding(
                     "warning",
                     "spike",
@@ -109,16 +109,24 @@ def _floor(values: np.ndarray, unit: str, least: float) -> float:
     return np.degrees(SPIKE_FLOOR[unit]) if in_degrees else SPIKE_FLOOR[unit]
 
 
-def _spikes(values: np.ndarray, floor: float) -> list[int]:
-    """Steps after which a value jumps while the steps around are of the usual size."""
+def _spikes(values: np.ndarray, floor: float, must_return: bool) -> list[int]:
+    """Steps after which a value jumps while the steps around are of the usual size.
+
+    A column of unknown unit may be a gripper or a switch: there a jump must come back to be a spike.
+    """
     steps = np.abs(np.diff(values))
     usual = _usual(steps)
     found = np.flatnonzero(steps > max(floor, SPIKE_RATIO * usual))
     if len(found) > max(2, MAX_SPIKES * len(steps)):
         return []
-    # a step that stays is a move; a spike comes back, or is alone among still neighbours
+    if must_return:
+        found = np.array([at for at in found if at + 2 < len(values) and _returns(values, int(at))], dtype=np.int64)
     alone = [at for at in found if _beside(steps, int(at)) < steps[at] / 4]
     return [int(at) for n, at in enumerate(alone) if n == 0 or at - alone[n - 1] > 2]
+
+
+def _returns(values: np.ndarray, at: int) -> bool:
+    return bool(abs(values[at + 2] - values[at]) < abs(values[at + 1] - values[at]) / 2)
 
 
 def _usual(steps: np.ndarray) -> float:

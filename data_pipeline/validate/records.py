@@ -27,6 +27,7 @@ PLACES = (ANGLE, POSITION, "")
 MOST_TURNS_RAD = 4 * math.pi  # a wrist may turn twice; joint angles beyond are in other units
 
 _CLOCKS = ("timestamp", "timestamps", "time", "stamp")
+_NO_PLACES = ("reward", "discount", "done", "success")  # numbers by step that say nothing of the robot
 _TEXTS = ("task", "instruction", "language_instruction", "natural_language_instruction")
 _WIDEST_FIELD = 64  # numbers a step; wider ones are embeddings, not joints
 
@@ -57,6 +58,11 @@ class Record:
     action_offset_steps: int | None = None  # None where nobody says
     stamps_ns: np.ndarray | None = None  # int64 (steps,)
     task: str = ""  # what tells tasks apart besides the text: the folder of the episode
+
+    @property
+    def is_unified(self) -> bool:
+        """Whether units are known."""
+        return any(self.state.units) or any(self.action.units)
 
     @property
     def num_steps(self) -> int:
@@ -100,7 +106,8 @@ def of_raw(raw: RawEpisode, rate_hz: float | None = None) -> Record:
     """A record in its file's own words. Fields whose name says action are the action, other floats the state."""
     floats: dict[str, np.ndarray] = {}
     for path, values in raw.fields.items():
-        if values.dtype.kind != "f" or len(values) != raw.num_steps or path.rpartition("/")[2].lower() in _CLOCKS:
+        name = path.replace(".", "/").rpartition("/")[2].lower()
+        if values.dtype.kind != "f" or len(values) != raw.num_steps or name in (*_CLOCKS, *_NO_PLACES):
             continue
         flat = values.reshape(raw.num_steps, -1)
         if flat.shape[1] <= _WIDEST_FIELD:

@@ -186,6 +186,17 @@ def raw_record(**changes) -> Record:
     return Record(**{**fields, **changes})
 
 
+def test_columns_of_unknown_unit_may_be_switches():
+    steps = np.arange(STEPS)
+    switch = columns(a=np.sin(steps / 9), b=(steps > 40).astype(float))
+    assert findings(raw_record(state=switch)) == []
+    spiky = columns(a=np.sin(steps / 9) + 2.0 * (steps == 30), b=(steps > 40).astype(float))
+    (finding,) = findings(raw_record(state=spiky))
+    assert (finding.kind, finding.where.column) == ("spike", "state a")
+    (finding,) = findings(raw_record(texts=()))
+    assert (finding.kind, finding.severity) == ("no_language", "note")
+
+
 def test_unknown_units_are_not_judged():
     degrees = columns(**{"qpos[0]": 100 * np.sin(np.arange(STEPS) / 9)})
     assert kinds(raw_record(state=degrees)) == set()

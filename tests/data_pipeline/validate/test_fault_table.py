@@ -189,6 +189,7 @@ def test_hdf5_without_a_mapping(tmp_path, name):
 
 STEP_TREE = {"observation": {"featuresDict": {"features": {"state": tensor("float32", 3), "image": image(24, 32, 3)}}}}
 STEP_TREE |= {"action": tensor("float32", 3), "language_instruction": TEXT}
+STEP_TREE |= {"reward": tensor("float32"), "discount": tensor("float32")}
 
 
 def record(seed: int) -> bytes:
@@ -199,6 +200,8 @@ def record(seed: int) -> bytes:
             "steps/observation/image": arrays[CAMERA],
             "steps/action": arrays["action"].astype(np.float32),
             "steps/language_instruction": [b"open the drawer"] * STEPS,
+            "steps/reward": np.zeros(STEPS, dtype=np.float32),
+            "steps/discount": np.ones(STEPS, dtype=np.float32),
         }
     )
 

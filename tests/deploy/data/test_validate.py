@@ -10,6 +10,7 @@ import re
 
 import numpy as np
 import pytest
+import yaml
 
 from data_pipeline.conversion import convert
 from data_pipeline.recordings import RobotRecordings
@@ -20,6 +21,7 @@ from deploy.cli import main
 from deploy.record import record_demonstrations
 from rdt.train.config import DemonstrationConfig
 from tests.data_pipeline.validate.demonstrations import changed, demonstration
+from tests.data_pipeline.validate.test_fault_table import DAMAGES, MAPPING, content, write
 
 BAD = changed(demonstration("cups/<bad>", 7), "state", "right_arm_joint_pos[1:2]", np.degrees)
 PLACEHOLDER = demonstration("cups/unnamed", 8, instructions=("TODO",))
@@ -48,6 +50,27 @@ def test_status_and_summary(stores, capsys):
     out = capsys.readouterr().out
     assert re.search(r"error\s+angle_units\s+1\s+cups/<bad>, state right_arm_joint_1_pos", out)
     assert "-> add `unit deg`" in out
+
+
+def test_the_whole_fault_table_in_one_folder(tmp_path, capsys):
+    """Each damaged file is named with its kind, in the table and in the JSON; the good ones are not."""
+    files = {f"{kind}_{i}.hdf5": damage for i, (damage, kind, _) in enumerate(DAMAGES.values())}
+    for seed, (name, damage) in enumerate({**files, "good_1.hdf5": None, "good_2.hdf5": None}.items()):
+        arrays = content(seed)
+        if damage:
+            damage(arrays, tmp_path / name)
+        if not (tmp_path / name).exists():
+            write(tmp_path / name, arrays)
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(MAPPING))
+    assert main(["data", "validate", str(tmp_path / "lab.yaml"), "--json", str(tmp_path / "out.json")]) == 1
+    findings = json.loads((tmp_path / "out.json").read_text())["datasets"][0]["findings"]
+    named = {(finding["kind"], finding["where"]["episode"].partition(".hdf5")[0]) for finding in findings}
+    out = capsys.readouterr().out
+    for name in files:
+        kind = name.rpartition("_")[0]
+        assert (kind, name.removesuffix(".hdf5")) in named
+        assert kind in out
+    assert not any(episode.startswith("good") for _, episode in named)
 
 
 def test_only_so_many_episodes(stores, capsys):
