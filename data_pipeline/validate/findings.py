@@ -110,7 +110,7 @@ _STEP = re.compile(r"\bstep (\d+)")
 def of_fault(fault: Fault, dataset: str) -> Finding:
     """A reader's or a mapping's fault as a finding. What was used all the same is a warning at most."""
     severity, advice = _FAULTS.get(fault.kind, ("error", "see the message"))
-    repaired = any(words in fault.message for words in (": kept as", "; masked", "are used", "is used", "is missing"))
+    repaired = any(words in fault.message for words in (": kept as", "; masked", "steps are used", "is used"))
     repaired |= any(words in fault.message for words in (": split into", ": cut to", "steps are left out"))
     if repaired and severity == "error":
         severity = "warning"

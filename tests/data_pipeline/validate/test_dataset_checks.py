@@ -127,6 +127,7 @@ def test_a_repaired_fault_is_no_error():
     kept = of_fault(
         Fault("nan", "a.hdf5", "not finite at 3 of 50 steps, first at step 7: these steps are left out"), "set"
     )
+    assert of_fault(Fault("truncated", "a.hdf5", "key 'observations/qpos' is missing"), "set").severity == "error"
     assert (lost.severity, kept.severity, lost.where.steps) == ("error", "warning", (7, 7))
 
 
