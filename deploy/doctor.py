@@ -59,12 +59,12 @@ def command(args: argparse.Namespace) -> int:
     return 0
 
 
-def require(what: str, modules: Mapping[str, str]) -> None:
-    """Raise `ModuleNotFoundError` unless all modules (import name -> package) can be imported."""
+def require(what: str, modules: Mapping[str, str], extra: str = "sim") -> None:
+    """Raise `ModuleNotFoundError` unless all modules (import name -> package) of an extra can be imported."""
     reasons = {package: _import_error(module) for module, package in modules.items()}
     missing = [package + reason for package, reason in reasons.items() if reason is not None]
     if missing:
-        raise ModuleNotFoundError(f"{what} needs {', '.join(missing)}: pip install 'rdt-stack[sim]'")
+        raise ModuleNotFoundError(f"{what} needs {', '.join(missing)}: pip install 'rdt-stack[{extra}]'")
 
 
 def versions() -> dict[str, str]:

@@ -167,6 +167,30 @@ def stage_bars(stage_seconds: Mapping[str, float]) -> bytes:
     return _png(figure)
 
 
+def flagged_series(
+    values: np.ndarray, rate_hz: float | None, unit: str, regions: Sequence[tuple[int, int]] = ()
+) -> bytes:
+    """One column (steps,) over time, over the steps where no rate is known; bad regions [first, last] are marked."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _chart(WIDTH_IN, 1.75)
+    period = 1 / rate_hz if rate_hz else 1.0
+    times = np.arange(len(values)) * period
+    least = 0.012 * max(len(values), 1) * period  # so that a single step is seen
+    for first, last in regions:
+        middle, half = (first + last) / 2 * period, max((last - first) * period, least) / 2
+        axes.axvspan(middle - half, middle + half, color=VERMILION, alpha=0.25, linewidth=0)
+    axes.plot(times, values, color=BLUE, linewidth=1.3)
+    for first, last in regions:
+        inside = slice(first, last + 1)
+        axes.plot(times[inside], values[inside], color=VERMILION, linewidth=1.8, marker="o", markersize=2.5)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.grid(color=RULE)
+    axes.set_ylabel(_literal({"opening in [0, 1]": "opening", "": "as recorded"}.get(unit, unit)))
+    axes.set_xlabel("time [s]" if rate_hz else "step")
+    return _png(figure)
+
+
 def frame_png(frame: np.ndarray, width: int) -> bytes:
     """A camera frame, RGB uint8 (height, width, 3), scaled to a width in pixels."""
     image = Image.fromarray(frame)

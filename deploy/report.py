@@ -7,11 +7,9 @@ Pictures are inside the page, videos stay beside it. The page needs no network a
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import shlex
-import struct
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +22,7 @@ from data_pipeline.atomic import write_text
 from deploy import plots
 from deploy.doctor import require
 from deploy.intervals import wilson_interval
+from deploy.pages import Picture, picture, render
 from deploy.plots import Bar, Chunk, percent
 from deploy.video import VIDEO_PACKAGES, UnreadableVideoError, load_video
 
@@ -35,18 +34,6 @@ STRIP_WIDTH, POSTER_WIDTH = 240, 320  # pixels
 POSTER_MOMENT = 0.6  # first frames all look the same
 MAX_PLAYERS = 12  # videos with a player and a poster; the others become links
 VIDEO_NAME = re.compile(r"(?P<task>.+)_(?P<seed>-?\d+)_(?P<outcome>success|failure)")
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG inside the page, its size in CSS pixels."""
-
-    uri: str
-    width: int
-    height: int
-    alt: str
-    title: str = ""
-    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,7 +92,6 @@ def write_report(run: Path) -> Path:
     Raises `ValueError` that names the file for a `report.json` or `open_loop.json` that is not as agreed.
     """
     check_installed()
-    import jinja2
 
     run = Path(run)
     report = _read_report(run / "report.json")
@@ -123,15 +109,7 @@ def write_report(run: Path) -> Path:
     page.actions = _actions(run / "open_loop.json")
     _add_timings(page, report)
     _add_origin(page, report, metrics, str(report.get("checkpoint") or run / "checkpoint"))
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = templates.get_template("report.html.j2").render(page=page, spaced=_spaced)
-    write_text(run / "report.html", html)
+    write_text(run / "report.html", render("report.html.j2", page=page, spaced=_spaced))
     return run / "report.html"
 
 
@@ -257,7 +235,7 @@ def _add_success(page: Page, report: Mapping[str, Any]) -> None:
         groups = {heading: bars for heading, bars in groups.items() if bars}
         if groups:
             alt = "; ".join(f"{heading}: {_told(bars)}" for heading, bars in groups.items())
-            page.success_charts.append(_picture(plots.rate_bars(groups), alt, _spaced(name)))
+            page.success_charts.append(picture(plots.rate_bars(groups), alt, _spaced(name)))
         page.success_rows += [
             {
                 "task": _spaced(name),
@@ -280,7 +258,7 @@ def _add_success(page: Page, report: Mapping[str, Any]) -> None:
     ]
     if bars:
         title = f"control: told only “{control['instruction']}”"
-        page.success_charts.append(_picture(plots.rate_bars({"what it did": bars}), _told(bars), title))
+        page.success_charts.append(picture(plots.rate_bars({"what it did": bars}), _told(bars), title))
         page.control_told = f"Told only “{control['instruction']}”"
         page.control_told += f" in {control['episodes']} episodes, it did:" if control.get("episodes") else ", it did:"
         page.control = [(bar.label, percent(bar.rate)) for bar in bars]
@@ -326,7 +304,7 @@ def _learning(rows: Sequence[Mapping[str, Any]]) -> list[Picture]:
         steps, values = [row["step"] for row in points], [row[key] for row in points]
         seconds = [row["seconds"] for row in points] if all("seconds" in row for row in points) else None
         alt = f"{label} from {values[0]:.3g} at step {steps[0]} to {values[-1]:.3g} at step {steps[-1]}"
-        pictures.append(_picture(plots.learning_curve(steps, values, seconds, label, smooth), alt, label, caption))
+        pictures.append(picture(plots.learning_curve(steps, values, seconds, label, smooth), alt, label, caption))
     return pictures
 
 
@@ -349,7 +327,7 @@ def _actions(path: Path) -> list[tuple[str, list[Picture]]]:
             png = plots.action_panels(labels, demonstration[:, entries], part, record["rate_hz"])
             alt = f"predicted and demonstrated actions of {', '.join(labels)}"
             caption = _miss(labels, demonstration[:, entries], part)
-            pictures.append(_picture(png, alt, f"{side} arm" if side else "", caption))
+            pictures.append(picture(png, alt, f"{side} arm" if side else "", caption))
         shown.append((task, pictures))
     return shown
 
@@ -372,7 +350,7 @@ def _add_timings(page: Page, report: Mapping[str, Any]) -> None:
     stages = {name: seconds for name, seconds in (report.get("stage_seconds") or {}).items() if seconds is not None}
     if stages:
         alt = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.items())
-        page.stages = _picture(plots.stage_bars(stages), alt)
+        page.stages = picture(plots.stage_bars(stages), alt)
     latency = report.get("action_latency_ms") or {}
     named = {
         "one action chunk, median": _milliseconds(latency.get("p50")),
@@ -445,7 +423,7 @@ def _frames(page: Page, video: Video, moments: Sequence[float], width: int) -> l
         return []
     indices = [round(moment * (len(frames) - 1)) for moment in moments]
     return [
-        _picture(
+        picture(
             plots.frame_png(frames[i], width), f"{video.title} after {i / fps:.1f} s", caption=f"{i / fps:.1f}\u00a0s"
         )
         for i in indices
@@ -466,12 +444,6 @@ def _choose(videos: Sequence[Video], count: int) -> list[Video]:
 
 
 # --- words ---------------------------------------------------------------------------------------------------------
-
-
-def _picture(png: bytes, alt: str, title: str = "", caption: str = "") -> Picture:
-    width, height = struct.unpack(">II", png[16:24])  # of the header chunk
-    uri = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-    return Picture(uri, width // plots.PIXEL_RATIO, height // plots.PIXEL_RATIO, alt, title, caption)
 
 
 def _share(rate: float | None) -> str:

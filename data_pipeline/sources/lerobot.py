@@ -130,6 +130,23 @@ class LeRobotSource:
         told = f"its stored deviation is below {MIN_CAMERA_STD}, which no camera has: compute the statistics anew"
         return [Fault("bad_statistics", f"{self.root / 'meta'}, {key}", told, left_out=False) for key in cameras]
 
+    @property
+    def num_episodes(self) -> int:
+        """Of the table of episodes."""
+        return sum(map(len, self._rows.values()))
+
+    @property
+    def num_steps(self) -> int:
+        return sum(row.length for rows in self._rows.values() for row in rows)
+
+    def video_lengths(self) -> dict[Path, int]:
+        """Frames that the table of episodes says of each video file."""
+        lengths: dict[Path, int] = {}
+        for row in (row for rows in self._rows.values() for row in rows):
+            for path, _ in row.videos.values():
+                lengths[path] = lengths.get(path, 0) + row.length
+        return lengths
+
     def names(self, key: str) -> tuple[str, ...] | None:
         """What the dataset calls the entries of a feature. Written by hand, and wrong in known datasets."""
         return self.features[key].names
