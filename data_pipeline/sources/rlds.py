@@ -111,7 +111,8 @@ class RldsSource:
         if number + 1 < stated:
             yield Fault("truncated", shard.name, f"dataset_info.json states {stated} records, {number + 1} were met")
         elif number + 1 > stated:
-            yield Fault("shard_count", shard.name, f"dataset_info.json states {stated} records, {number + 1} are there")
+            told = f"dataset_info.json states {stated} records, {number + 1} are there"
+            yield Fault("shard_count", shard.name, told, left_out=False)
 
     def _records(self, path: Path) -> Iterator[bytes | Fault]:
         return read_records(path) if self.info.file_format == "tfrecord" else _read_array_records(path)

@@ -100,6 +100,9 @@ _FAULTS: Mapping[str, tuple[Severity, str]] = {
     "no_language": ("warning", "write an instruction, or name another field in `language.fields`"),
     "unknown_task": ("error", "task numbers have no text: complete the table of tasks"),
     "bad_statistics": ("error", "compute the statistics anew; this stack never reads them, other tools do"),
+    "missing_topic": ("error", "correct the topic in the YAML; the message names the nearest one"),
+    "stale": ("warning", "a sensor was slower than `sync: {max_age_s}` allows: look at it, or allow more"),
+    "unsafe_file": ("error", "the file holds more than arrays and was not opened: get it from its publisher again"),
     "filtered": ("note", "left out by the YAML's own filter"),
 }
 """Kind of fault -> how bad it is, and what to change."""
@@ -110,9 +113,7 @@ _STEP = re.compile(r"\bstep (\d+)")
 def of_fault(fault: Fault, dataset: str) -> Finding:
     """A reader's or a mapping's fault as a finding. What was used all the same is a warning at most."""
     severity, advice = _FAULTS.get(fault.kind, ("error", "see the message"))
-    repaired = any(words in fault.message for words in (": kept as", "; masked", "steps are used", "is used"))
-    repaired |= any(words in fault.message for words in (": split into", ": cut to", "steps are left out"))
-    if repaired and severity == "error":
+    if not fault.left_out and severity == "error":
         severity = "warning"
     step = _STEP.search(fault.message)
     steps = (int(step[1]), int(step[1])) if step else None
