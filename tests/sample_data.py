@@ -133,7 +133,9 @@ def make_aloha(folder: Path, seed: int = 0) -> SampleDataset:
     files, states = [], []
     for number in range(3):
         steps = 130 + number
-        arms = [motion(steps, 6, rng) for _ in range(2)]
+        arms = [
+            motion(steps, 6, rng) * 0.9 + np.float32([0, 1.5, -1.5, 0, 0, 0]) for _ in range(2)
+        ]  # within its limits
         grips = [opening(steps, rng) for _ in range(2)]
         qpos = np.hstack([arms[0], 4.7908 * grips[0][:, None], arms[1], 4.7888 * grips[1][:, None]])
         later = np.append(np.arange(1, steps), steps - 1)

@@ -59,7 +59,8 @@ def open_dataset(mapping: Mapping, yaml_path: str | Path, root: str | Path | Non
         folders = [path for path in sorted(base.glob(pattern)) if path.is_dir()]
         arguments = (spec.split,) if spec.format != "lerobot" else ()
         several = len(folders) > 1
-        opened = [Opened(maker(path, *arguments), f"{path.name}/" if several else "") for path in folders]
+        names = [path.relative_to(base).as_posix() + "/" if several else "" for path in folders]
+        opened = [Opened(maker(path, *arguments), name) for path, name in zip(folders, names, strict=True)]
     for one in opened:
         fields = one.source.fields()
         if fields is not None:
