@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from data_pipeline.atomic import write_text
 from data_pipeline.mapping.explain import explain
 from data_pipeline.mapping.mapping import Mapping as DatasetMapping
+from data_pipeline.mapping.starter import starter_yaml
 from data_pipeline.schema.layout import SLOT_NAMES
 from data_pipeline.schema.registry import find_config
 from data_pipeline.sources.opening import open_dataset, open_recordings, recognise
@@ -24,7 +26,11 @@ def command(args: argparse.Namespace) -> None:
         print("\n\n".join(describe_store(EpisodeStore.open(store)) for store in find_stores(path)))
         return
     if path.exists() and recognise(path) is not None:
-        print(describe_source(path, open_recordings(path)))
+        source = open_recordings(path)
+        print(describe_source(path, source))
+        if args.starter:
+            write_text(args.starter, starter(path, Path(args.starter).stem, source))
+            print(f"a first guess of what they mean is in {args.starter}: check it line by line")
         return
     yaml = find_config("datasets", args.path)
     mapping = DatasetMapping.from_yaml(yaml)
@@ -33,6 +39,18 @@ def command(args: argparse.Namespace) -> None:
         for opened in open_dataset(mapping, yaml, args.root):
             shards = opened.source.shards()
             print(f"fits the files there: {len(shards)} shards, the first {shards[0].path}")
+
+
+def starter(path: Path, name: str, source: Source) -> str:
+    """The text of a first dataset YAML for recordings at `path`."""
+    fields = source.fields()
+    if fields is None:
+        raise ValueError(f"{path}: the fields are known when a record is read, so there is nothing to guess from")
+    kind = recognise(path)
+    assert kind is not None
+    where = path.resolve()
+    glob = str(where / "**" / f"*{source.shards()[0].path.suffix}") if kind == "hdf5" and path.is_dir() else str(where)
+    return starter_yaml(name, kind, glob, fields, getattr(source, "fps", None))
 
 
 def describe_store(store: EpisodeStore) -> str:
@@ -75,7 +93,14 @@ def describe_source(path: Path, source: Source) -> str:
     ]
     if fields is None:
         return lines[0] + "\nits fields are known when a record is read"
-    return "\n".join([*lines, *_fields(fields), "", "next: a dataset YAML says what these mean (docs/data.md)"])
+    return "\n".join(
+        [
+            *lines,
+            *_fields(fields),
+            "",
+            "next: a dataset YAML says what these mean (docs/data.md); --starter FILE writes a first one",
+        ]
+    )
 
 
 def _fields(fields: Mapping[str, FieldSpec]) -> list[str]:

@@ -94,6 +94,7 @@ def add_parsers(parser: argparse.ArgumentParser) -> None:
     inspect = commands.add_parser("inspect", help="a summary; of a dataset YAML the mapping slot by slot")
     inspect.add_argument("path", metavar="PATH", help="a store, a folder of recordings, a dataset YAML by name or path")
     inspect.add_argument("--root", metavar="DIR", help="for a dataset YAML: check it against the files there")
+    inspect.add_argument("--starter", metavar="FILE", help="of recordings: write a first dataset YAML, to be checked")
 
     view = commands.add_parser("view", help="an episode: cameras, slots over time, instruction")
     view.add_argument("path", metavar="PATH", help="a store")
