@@ -182,6 +182,11 @@ class EpisodeStore(Sequence[Episode]):
         return store
 
     @property
+    def is_described(self) -> bool:
+        """Whether the robot's description came with the episodes: `embodiment` has none to give otherwise."""
+        return self._embodiment is not None
+
+    @property
     def embodiment(self) -> Embodiment:
         if self._embodiment is None:
             raise ValueError(
@@ -255,6 +260,15 @@ class EpisodeStore(Sequence[Episode]):
     def episode_lengths(self) -> tuple[int, ...]:
         """Steps of each episode, without reading any."""
         return tuple(entry.num_steps for entry in self._entries)
+
+    @property
+    def visit_lengths(self) -> tuple[int, ...]:
+        """Steps that one visit of each episode draws (see `add`)."""
+        return tuple(min(entry.num_steps, entry.max_steps or entry.num_steps) for entry in self._entries)
+
+    def entry(self, index: int) -> EpisodeEntry:
+        """What the table says of one episode."""
+        return self._entries[index]
 
     @property
     def instructions(self) -> tuple[str, ...]:
@@ -566,6 +580,21 @@ class EpisodeSelection(Sequence[Episode]):
         return tuple(lengths[i] for i in self.indices)
 
     @property
+    def visit_lengths(self) -> tuple[int, ...]:
+        """Steps that one visit of each episode draws."""
+        lengths = self.store.visit_lengths
+        return tuple(lengths[i] for i in self.indices)
+
+    @property
+    def path(self) -> Path:
+        """Of the store."""
+        return self.store.path
+
+    def entry(self, index: int) -> EpisodeEntry:
+        """What the table says of one episode."""
+        return self.store.entry(self.indices[index])
+
+    @property
     def decoded_bytes(self) -> int:
         """Memory that `decoded` would take for its pictures, if all episodes of the store are alike."""
         return self.store.decoded_bytes * sum(self.episode_lengths) // max(sum(self.store.episode_lengths), 1)
@@ -584,6 +613,18 @@ def split_held_out(store: EpisodeStore, every: int) -> tuple[EpisodeSelection, E
     held_out = range(every - 1, len(store), every) if every else range(0)
     training = [i for i in range(len(store)) if i not in held_out]
     return EpisodeSelection(store, training), EpisodeSelection(store, held_out)
+
+
+def find_stores(path: str | Path) -> list[Path]:
+    """The store at `path`, or those that lie side by side in that folder, by name."""
+    path = Path(path)
+    if (path / HEADER).is_file():
+        return [path]
+    stores = sorted(header.parent for header in path.glob(f"*/{HEADER}"))
+    if stores:
+        return stores
+    what = "holds none" if path.is_dir() else "there is no such folder"
+    raise ValueError(f"{path} is no episode store and {what}: expected {path / HEADER} or {path / 'NAME' / HEADER}")
 
 
 class _StoredJpegs(Sequence[bytes]):

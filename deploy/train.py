@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from data_pipeline.atomic import check_writable, recover_folder, remove_leftovers
 from data_pipeline.conversion import convert
-from data_pipeline.mixture import SampleStream
 from data_pipeline.schema.embodiment import Embodiment, Kind
 from data_pipeline.schema.registry import find_config, read_yaml, unknown_name
 from data_pipeline.schema.types import CAMERA_ROLES
 from data_pipeline.stats import Moments
 from data_pipeline.storage import EpisodeSelection, EpisodeStore, split_held_out
+from data_pipeline.stream import SampleStream
 from deploy.device import choose_device
 from deploy.record import record_demonstrations
 from rdt.model.presets import PRESETS

@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from data_pipeline.mixture import SampleStream
 from data_pipeline.randomness import sample_rng
 from data_pipeline.schema.types import ActionChunk, Observation
+from data_pipeline.stream import SampleStream
 from data_pipeline.transforms.dropout import Conditions, DropoutRates, draw_dropout, drop_conditions
 from data_pipeline.transforms.images import random_shift
 from rdt.batch import Batch

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline.mixture import SampleStream
+from data_pipeline.stream import SampleStream
 from data_pipeline.transforms.dropout import DropoutRates
 from data_pipeline.transforms.images import BACKGROUND
 from rdt.train.loader import BatchLoader

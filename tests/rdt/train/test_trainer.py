@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 
-from data_pipeline.mixture import SampleStream
+from data_pipeline.stream import SampleStream
 from rdt.objective import DiffusionImitation
 from rdt.train.loader import BatchLoader
 from rdt.train.trainer import Trainer
