@@ -9,6 +9,7 @@ from collections.abc import Container
 
 import numpy as np
 
+from data_pipeline.frames import JpegFrames
 from data_pipeline.schema.types import ActionChunk, Episode, Observation, Sample
 
 
@@ -76,8 +77,11 @@ def _window(rows, start: int, stop: int) -> np.ndarray:
     inside = start >= 0 and stop <= len(rows)
     if isinstance(rows, np.ndarray):
         return rows[start:stop] if inside else rows[np.clip(np.arange(start, stop), 0, len(rows) - 1)]
-    decoded = {i: rows[i] for i in range(max(start, 0), min(stop, len(rows)))}
-    return np.stack([decoded[min(max(i, 0), len(rows) - 1)] for i in range(start, stop)])
+    steps = [min(max(i, 0), len(rows) - 1) for i in range(start, stop)]
+    if isinstance(rows, JpegFrames):
+        return rows.stacked(steps)
+    decoded = {i: rows[i] for i in set(steps)}
+    return np.stack([decoded[i] for i in steps])
 
 
 def _stamp_ns(step: int, rate_hz: float) -> int:
