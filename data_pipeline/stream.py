@@ -36,7 +36,7 @@ class BadSample:
     store: str  # its path
     episode: str  # its name
     message: str  # why
-    substitute: Place | None  # None: nothing in its stead could be read either
+    substitute: Place
 
     def __str__(self) -> str:
         return f"{self.store}, episode {self.episode!r}, step {self.place.step}: {self.message}"
@@ -46,9 +46,13 @@ class BadSample:
 class Drawn:
     """A sample, where it comes from, and the places that should have been read before that one."""
 
-    sample: Sample | None  # None: nothing could be read
+    sample: Sample
     place: Place
     bad: tuple[BadSample, ...] = ()
+
+
+class UnreadableError(ValueError):
+    """Neither a sample nor any that could stand in its stead can be read."""
 
 
 class SampleStream:
@@ -94,7 +98,10 @@ class SampleStream:
         return self._read(index, self.mixture.locate(index))
 
     def draw(self, index: int) -> Drawn:
-        """The sample of that index, or its substitute. Errors other than `ValueError` are no damage and pass."""
+        """The sample of that index, or its substitute.
+
+        Raises `UnreadableError` where there is none. Errors other than `ValueError` are no damage and pass.
+        """
         place = self.mixture.locate(index)
         unread: list[tuple[Place, str]] = []
         for attempt in range(1, MAX_SUBSTITUTES + 2):
@@ -103,7 +110,10 @@ class SampleStream:
                 return Drawn(sample, place, self._explained(index, unread, place) if unread else ())
             if attempt <= MAX_SUBSTITUTES:
                 place = self.mixture.substitute(index, attempt)
-        return Drawn(None, place, self._explained(index, unread, None))
+        first = self._explained(index, unread[:1], place)[0]
+        raise UnreadableError(
+            f"sample {index} cannot be read, nor can {MAX_SUBSTITUTES} that were tried in its stead: {first}"
+        )
 
     def state_deviation(self, place: Place) -> np.ndarray:
         """Standard deviation of each slot over all steps of the place's episode, float64 (128,)."""
@@ -135,9 +145,7 @@ class SampleStream:
             unread.append((place, str(error)))
             return None
 
-    def _explained(
-        self, index: int, unread: Sequence[tuple[Place, str]], substitute: Place | None
-    ) -> tuple[BadSample, ...]:
+    def _explained(self, index: int, unread: Sequence[tuple[Place, str]], substitute: Place) -> tuple[BadSample, ...]:
         return tuple(BadSample(index, place, *self._names(place), message, substitute) for place, message in unread)
 
     def _names(self, place: Place) -> tuple[str, str]:

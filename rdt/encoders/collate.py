@@ -1,18 +1,15 @@
-"""Observations side by side as CPU tensors: the part of the road to the network that needs no encoder.
+"""Observations side by side: the part of the road to the network that needs no encoder, in numpy alone.
 
-It knows a few sizes and nothing else, so a loader's workers hold no weights and touch no GPU; the words stay words,
+It knows a few sizes and nothing else, so a loader's workers hold no weights and touch no GPU. The words stay words,
 which `ConditionEncoder.with_words` turns into ids or features where the text encoder is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor
 
 from data_pipeline.schema.types import Observation
 from data_pipeline.transforms.dropout import Conditions
@@ -21,16 +18,16 @@ from data_pipeline.transforms.images import BACKGROUND, brighten_dark, pad_squar
 
 @dataclass(frozen=True)
 class Collated:
-    """An `ObservationBatch` whose instructions are sentences still."""
+    """An `ObservationBatch` before its words, under the same names."""
 
-    images: UInt8[Tensor, "batch image height width 3"]
-    image_mask: Bool[Tensor, "batch image"]
+    images: np.ndarray  # uint8 (batch, image, height, width, 3)
+    image_mask: np.ndarray  # bool (batch, image)
     sentences: tuple[str, ...]  # each distinct instruction once
-    text_index: Int[Tensor, " batch"]
-    state: Float[Tensor, "batch slot"]
-    slot_mask: Float[Tensor, "batch slot"]
-    state_present: Bool[Tensor, "batch slot"]
-    control_hz: Float[Tensor, " batch"]
+    text_index: np.ndarray  # int64 (batch,)
+    state: np.ndarray  # float32 (batch, 128)
+    slot_mask: np.ndarray  # float32 (batch, 128)
+    state_present: np.ndarray  # bool (batch, 128)
+    control_hz: np.ndarray  # float32 (batch,)
 
 
 @dataclass(frozen=True)
@@ -42,31 +39,38 @@ class Collator:
     image_size: int
     brighten_dark: bool
 
-    def __call__(self, observations: Sequence[Observation | Conditions], *, resize_pictures: bool = True) -> Collated:
-        """Missing pictures become background. Without `resize_pictures`, `images` has no pixels."""
-        size = self.image_size if resize_pictures else 0
-        order = self._image_order()
-        images = _shared_bytes((len(observations), len(order), size, size, 3))
-        pixels = images.numpy()
+    def buffer(self, batch_size: int) -> np.ndarray:
+        """Memory for the pictures of a batch, uninitialised uint8 (batch, image, height, width, 3)."""
+        num_images = len(self.cameras) * self.image_history
+        return np.empty((batch_size, num_images, self.image_size, self.image_size, 3), dtype=np.uint8)
+
+    def __call__(self, observations: Iterable[Observation | Conditions], images: np.ndarray) -> Collated:
+        """Pictures go into `images`, a `buffer` or one without pixels; missing ones become background.
+
+        Each observation is done with before the next one is asked for, so that its memory serves that one again.
+        """
         image_mask = np.zeros(images.shape[:2], dtype=bool)
+        numbers: dict[str, int] = {}
+        rows = []
         for row, observation in enumerate(observations):
             for column, frame in enumerate(self.pictures(observation)):
                 image_mask[row, column] = frame is not None
-                if resize_pictures and frame is None:
-                    pixels[row, column] = BACKGROUND
-                elif resize_pictures:
-                    self._square_into(pixels[row, column], frame)
-        sentences = tuple(dict.fromkeys(o.instruction for o in observations))
-        number = {sentence: i for i, sentence in enumerate(sentences)}
+                if images.size:
+                    self._square_into(images[row, column], frame)
+            number = numbers.setdefault(observation.instruction, len(numbers))
+            rows.append(
+                (number, observation.state, observation.state_mask, _present(observation), observation.control_hz)
+            )
+        text_index, state, slot_mask, state_present, control_hz = zip(*rows, strict=True)
         return Collated(
             images=images,
-            image_mask=torch.from_numpy(image_mask),
-            sentences=sentences,
-            text_index=torch.tensor([number[o.instruction] for o in observations]),
-            state=torch.from_numpy(np.stack([o.state for o in observations])),
-            slot_mask=torch.from_numpy(np.stack([o.state_mask for o in observations]).astype(np.float32)),
-            state_present=torch.from_numpy(np.stack([_present(o) for o in observations])),
-            control_hz=torch.tensor([o.control_hz for o in observations], dtype=torch.float32),
+            image_mask=image_mask,
+            sentences=tuple(numbers),
+            text_index=np.array(text_index),
+            state=np.stack(state),
+            slot_mask=np.stack(slot_mask).astype(np.float32),
+            state_present=np.stack(state_present),
+            control_hz=np.array(control_hz, dtype=np.float32),
         )
 
     def pictures(self, observation: Observation | Conditions) -> list[np.ndarray | None]:
@@ -84,8 +88,11 @@ class Collator:
         self._square_into(square, frame)
         return square
 
-    def _square_into(self, square: np.ndarray, frame: np.ndarray) -> None:
-        """Written once to where it stays; a frame that needs no resampling is only moved."""
+    def _square_into(self, square: np.ndarray, frame: np.ndarray | None) -> None:
+        """A frame that needs no resampling is moved once; None is background."""
+        if frame is None:
+            square[...] = BACKGROUND
+            return
         frame = brighten_dark(frame) if self.brighten_dark else frame
         height, width = frame.shape[:2]
         if max(height, width) != self.image_size:
@@ -100,14 +107,6 @@ class Collator:
         """(camera role, age in frames) of each picture: oldest frame first, cameras in order within a frame."""
         ages = range(self.image_history - 1, -1, -1)
         return [(role, age) for age in ages for role in self.cameras]
-
-
-def _shared_bytes(shape: tuple[int, ...]) -> UInt8[Tensor, "..."]:
-    """Memory for pictures, uninitialised: in a loader's worker such as the other process sees without a copy."""
-    if torch.utils.data.get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(int(np.prod(shape)))  # as torch's own collate function does
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)  # type: ignore[call-overload]
 
 
 def _present(observation: Observation | Conditions) -> np.ndarray:

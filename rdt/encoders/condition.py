@@ -136,7 +136,10 @@ class ConditionEncoder(nn.Module):
         Without `resize_pictures`, `images` has no pixels, for a caller that brings features of its own. Language is
         as long as its encoder makes it, or `pad_text_to` tokens.
         """
-        return self.with_words(self.collator(observations, resize_pictures=resize_pictures), pad_text_to)
+        buffer = self.collator.buffer(len(observations))
+        return self.with_words(
+            self.collator(observations, buffer if resize_pictures else buffer[:, :, :0, :0]), pad_text_to
+        )
 
     @property
     def collator(self) -> Collator:
@@ -145,10 +148,11 @@ class ConditionEncoder(nn.Module):
         return Collator(config.cameras, config.image_history, self.vision.image_size, config.brighten_dark)
 
     def with_words(self, collated: Collated, pad_text_to: int | None = None) -> ObservationBatch:
-        """The rest of `collate`."""
+        """The rest of `collate`. The tensors are the arrays' own memory."""
         text, text_mask = self.text.tokenize(collated.sentences, pad_text_to)
-        values = {f.name: getattr(collated, f.name) for f in fields(collated) if f.name != "sentences"}
-        return ObservationBatch(text=text, text_mask=text_mask, **values)
+        arrays = {f.name: getattr(collated, f.name) for f in fields(collated) if f.name != "sentences"}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return ObservationBatch(text=text, text_mask=text_mask, **tensors)
 
     def collate_pictures(self, observation: Observation | Conditions) -> list[np.ndarray | None]:
         """The raw frames (height, width, 3) in the network's order; None where one is missing, invalid or hidden."""

@@ -91,5 +91,5 @@ def test_frames_of_different_sizes_do_not_stack(pictures, decoder):
     for steps in ([0, 1], [1, 2]):
         with pytest.raises(ValueError, match=f"camera, frame {steps[1]}: .* its size is"):
             frames.stacked(steps)
-    with pytest.raises(ValueError, match="camera, frame 0: .* no readable header"):
+    with pytest.raises(ValueError, match=r"camera, frame 0: .* no readable header"):
         JpegFrames([b"no picture\xff\xd9"], name="camera").stacked([0])

@@ -10,7 +10,7 @@ import pytest
 from data_pipeline.mixture import Place
 from data_pipeline.schema.types import CAMERA_ROLES
 from data_pipeline.storage import EpisodeStore, split_held_out
-from data_pipeline.stream import MAX_SUBSTITUTES, SampleStream
+from data_pipeline.stream import SampleStream, UnreadableError
 from tests.damage import damage_picture
 
 
@@ -82,9 +82,8 @@ def test_a_bad_sample_is_named_and_replaced_by_the_same_one_for_everybody(store,
 
 def test_where_everything_is_broken_nothing_is_drawn(store):
     store = damaged(store, [(e, t) for e in range(3) for t in range(30)])
-    drawn = SampleStream([store], seed=3, horizon=4).draw(7)
-    assert drawn.sample is None
-    assert [bad.substitute for bad in drawn.bad] == [None] * (1 + MAX_SUBSTITUTES)
+    with pytest.raises(UnreadableError, match=r"sample 7 cannot be read, nor can 8 .*: .*store, episode 'e.', step"):
+        SampleStream([store], seed=3, horizon=4).draw(7)
 
 
 def test_a_reader_that_stumbles_once_is_asked_again(store, monkeypatch):
