@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -41,19 +42,38 @@ def encode_jpeg(frame: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
     return buffer.getvalue()
 
 
-def decode_jpeg(encoded: bytes, colour: Colour = "rgb") -> np.ndarray:
-    """JPEG (trailing NUL padding allowed) -> RGB uint8 (height, width, 3).
+def decode_jpeg(encoded: bytes, colour: Colour = "rgb", out: np.ndarray | None = None) -> np.ndarray:
+    """JPEG (trailing NUL padding allowed) -> RGB uint8 (height, width, 3), in the memory of `out` if that is given.
 
-    Raises `ValueError` for a picture that is cut short, which some decoders return half grey without a word.
+    Raises `ValueError` for a picture that is cut short, which some decoders return half grey without a word, and for
+    one of another size than `out`.
     """
     encoded = encoded.rstrip(b"\0")
     if not encoded.endswith(_END_MARKER):
         raise ValueError(f"a JPEG of {len(encoded)} bytes has no end marker: it is cut short or no JPEG")
     try:
-        frame = simplejpeg.decode_jpeg(encoded) if simplejpeg else _decode_slowly(encoded)
+        if out is not None and (size := jpeg_size(encoded)) != out.shape[:2]:
+            raise ValueError(f"its size is {size}, not {out.shape[:2]}")
+        frame = simplejpeg.decode_jpeg(encoded, buffer=out) if simplejpeg else _decode_slowly(encoded)
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"a JPEG of {len(encoded)} bytes cannot be decoded: {error}") from None
-    return frame if colour == "rgb" else np.ascontiguousarray(frame[..., ::-1])
+    frame = frame if colour == "rgb" else np.ascontiguousarray(frame[..., ::-1])
+    if out is None:
+        return frame
+    if not simplejpeg or colour != "rgb":
+        out[...] = frame
+    return out
+
+
+def jpeg_size(encoded: bytes) -> tuple[int, int]:
+    """(height, width), from the header alone. Raises `ValueError` for what is no JPEG."""
+    try:
+        if simplejpeg:
+            return simplejpeg.decode_jpeg_header(encoded)[:2]
+        with Image.open(io.BytesIO(encoded)) as picture:
+            return picture.height, picture.width
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"a JPEG of {len(encoded)} bytes has no readable header: {error}") from None
 
 
 def _decode_slowly(encoded: bytes) -> np.ndarray:
@@ -79,8 +99,26 @@ class JpegFrames(Sequence[np.ndarray]):
         return len(self.encoded)
 
     def __getitem__(self, step: int) -> np.ndarray:  # type: ignore[override]  # one frame, no slices
-        try:
+        with self._named(step):
             return decode_jpeg(self.encoded[step], self.colour)
+
+    def stacked(self, steps: Sequence[int]) -> np.ndarray:
+        """Frames (frames, height, width, 3), all of one size, each decoded to where it stays; repeated ones once."""
+        with self._named(steps[0]):
+            size = jpeg_size(self.encoded[steps[0]])
+        frames = np.empty((len(steps), *size, 3), dtype=np.uint8)
+        for row, step in enumerate(steps):
+            if row and step == steps[row - 1]:
+                frames[row] = frames[row - 1]
+            else:
+                with self._named(step):
+                    decode_jpeg(self.encoded[step], self.colour, frames[row])
+        return frames
+
+    @contextmanager
+    def _named(self, step: int) -> Iterator[None]:
+        try:
+            yield
         except ValueError as error:
             raise ValueError(f"{self.name}, frame {step}: {error}") from None
 

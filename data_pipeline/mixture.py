@@ -8,21 +8,22 @@ each pass over it, and after any number of samples each stream's share is right 
 has two streams, all of its steps and the first steps of its episodes; the second gets `start_fraction` of
 the samples: later steps betray the task in the state, so only the first ones teach a policy to listen (spec
 quickstart_sim.md section 5).
+
+Weights count steps or, as published, episodes. In unit episode a pass over a store visits each of its episodes once
+and draws at most so many of its steps (`visit_lengths`); the next visit goes on where a permutation of the episode's
+steps was left, so that in the long run each comes equally often.
 """
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
 from typing import NamedTuple
 
-from data_pipeline.randomness import sample_rng
-from data_pipeline.sampling import make_sample
-from data_pipeline.schema.types import Episode, Sample
-from data_pipeline.storage import EpisodeSelection, EpisodeStore
+from data_pipeline.mapping.mixtures import WeightUnit
 
 _BLOCK = 4096  # indices that are shuffled together before the interleave, so that no rank sees a pattern
 _MASK64 = 2**64 - 1
@@ -45,17 +46,26 @@ class Mixture:
         *,
         seed: int,
         weights: Sequence[float] | None = None,
+        weight_unit: WeightUnit = "step",
+        visit_lengths: Sequence[Sequence[int]] | None = None,
         start_fraction: float = 0.0,
         start_steps: int = 6,
     ) -> None:
-        """`weights` are the stores' shares of the samples, by default their shares of all steps.
+        """`weights` in unit step are the stores' shares of the samples, by default their shares of all steps.
 
+        In unit episode they are chances to visit an episode, which gives `visit_lengths` samples, by default all of
+        its steps: a store's share is its weight times the mean of these. Without weights all episodes count alike.
         `start_fraction` of each store's samples are drawn from the first `start_steps` steps of its episodes.
         """
         if not episode_lengths or not all(sum(lengths) for lengths in episode_lengths):
             raise ValueError("a mixture needs at least one store, and each at least one episode")
+        if weight_unit == "step" or visit_lengths is None:
+            visit_lengths = episode_lengths
+        for lengths, visits in zip(episode_lengths, visit_lengths, strict=True):
+            if any(not 1 <= visit <= length for length, visit in zip(lengths, visits, strict=True)):
+                raise ValueError("a visit of an episode draws at least one of its steps and at most all of them")
         if weights is None:
-            weights = [sum(lengths) for lengths in episode_lengths]
+            weights = [sum(lengths) if weight_unit == "step" else len(lengths) for lengths in episode_lengths]
         if len(weights) != len(episode_lengths) or min(weights) < 0 or not sum(weights) > 0:
             raise ValueError(f"weights must be {len(episode_lengths)} numbers from 0 on, one a store, got {weights}")
         if not 0 <= start_fraction <= 1 or start_steps < 1:
@@ -65,12 +75,14 @@ class Mixture:
         self.seed = seed
         self._streams: list[_Stream] = []
         shares = []
-        for store, (lengths, weight) in enumerate(zip(episode_lengths, weights, strict=True)):
+        starting = Fraction(start_fraction)
+        for store, (lengths, visits, weight) in enumerate(zip(episode_lengths, visit_lengths, weights, strict=True)):
             starts = [min(length, start_steps) for length in lengths]
-            for steps, share in ((lengths, 1 - Fraction(start_fraction)), (starts, Fraction(start_fraction))):
-                if share * Fraction(weight):
-                    self._streams.append(_Stream(store, list(accumulate(steps))))
-                    shares.append(share * Fraction(weight))
+            of_store = Fraction(weight) * (Fraction(sum(visits), len(visits)) if weight_unit == "episode" else 1)
+            for visible, drawn, share in ((lengths, visits, 1 - starting), (starts, starts, starting)):
+                if share * of_store:
+                    self._streams.append(_Stream(seed, len(self._streams), store, visible, drawn))
+                    shares.append(share * of_store)
         self._interleave = _Interleave(shares)
 
     def locate(self, index: int) -> Place:
@@ -78,65 +90,34 @@ class Mixture:
         block, position = divmod(index, _BLOCK)
         shuffled = block * _BLOCK + shuffled_index(position, _BLOCK, _mix(self.seed, -1, block))
         number, count = self._interleave.locate(shuffled)
-        stream = self._streams[number]
-        epoch, position = divmod(count, stream.num_steps)
-        step = shuffled_index(position, stream.num_steps, _mix(self.seed, number, epoch))
-        return stream.locate(step)
+        return self._streams[number].locate(count)
+
+    def substitute(self, index: int, attempt: int) -> Place:
+        """Another place for a sample that cannot be read, drawn like any other: attempts count from 1."""
+        return self.locate(_mix(self.seed, -2, index, attempt))
 
 
-class SampleStream:
-    """Samples by global index: what a loader's workers read."""
-
-    def __init__(
-        self,
-        stores: Sequence[EpisodeStore | EpisodeSelection],
-        *,
-        seed: int,
-        horizon: int,
-        image_history: int = 2,
-        weights: Sequence[float] | None = None,
-        start_fraction: float = 0.0,
-        start_steps: int = 6,
-        decoded_cache_bytes: int = 2**31,
-    ) -> None:
-        """Stores are held in memory decoded where all pictures fit into `decoded_cache_bytes` together."""
-        self.mixture = Mixture(
-            [store.episode_lengths for store in stores],
-            seed=seed,
-            weights=weights,
-            start_fraction=start_fraction,
-            start_steps=start_steps,
-        )
-        self.horizon = horizon
-        self.image_history = image_history
-        fits = sum(store.decoded_bytes for store in stores) <= decoded_cache_bytes
-        self._episodes: list[Sequence[Episode]] = [store.decoded() if fits else store for store in stores]
-
-    def __getitem__(self, index: int) -> Sample:
-        place = self.mixture.locate(index)
-        return make_sample(
-            self._episodes[place.store][place.episode],
-            place.step,
-            horizon=self.horizon,
-            image_history=self.image_history,
-            rng=sample_rng(self.mixture.seed, index, "instruction"),
-        )
-
-
-@dataclass(frozen=True)
 class _Stream:
-    """Steps of one store to be drawn equally often: the first so many of each episode."""
+    """Steps of one store to be drawn equally often: so many of the first ones of each episode in each pass."""
 
-    store: int
-    ends: list[int]  # steps of the episodes, accumulated
+    def __init__(self, seed: int, number: int, store: int, lengths: Sequence[int], visits: Sequence[int]) -> None:
+        """`visits` of the `lengths` steps of an episode are drawn in a pass."""
+        self._seed, self._number, self._store = seed, number, store
+        self._ends = array("q", accumulate(visits))  # plain numbers: forked workers share them for good
+        self._lengths = array("q", lengths) if tuple(visits) != tuple(lengths) else None
 
-    @property
-    def num_steps(self) -> int:
-        return self.ends[-1]
-
-    def locate(self, step: int) -> Place:
-        episode = bisect_right(self.ends, step)
-        return Place(self.store, episode, step - (self.ends[episode - 1] if episode else 0))
+    def locate(self, count: int) -> Place:
+        """The place of the stream's sample number `count`."""
+        size = self._ends[-1]
+        turn, position = divmod(count, size)
+        row = shuffled_index(position, size, _mix(self._seed, self._number, turn))
+        episode = bisect_right(self._ends, row)
+        begin = self._ends[episode - 1] if episode else 0
+        step = row - begin
+        if self._lengths is not None and (length := self._lengths[episode]) > (visit := self._ends[episode] - begin):
+            # one permutation for good: any `visit` steps in a row of it, over its end too, are different ones
+            step = shuffled_index((turn * visit + step) % length, length, _mix(self._seed, self._number, -3, episode))
+        return Place(self._store, episode, step)
 
 
 class _Interleave:

@@ -5,8 +5,11 @@ Stamps are nanoseconds since the episode's first step, so that a sample reads li
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 
+from data_pipeline.frames import JpegFrames
 from data_pipeline.schema.types import ActionChunk, Episode, Observation, Sample
 
 
@@ -16,6 +19,7 @@ def make_sample(
     *,
     horizon: int,
     image_history: int = 2,
+    cameras: Container[str] | None = None,
     rng: np.random.Generator | None = None,
     instruction: int | None = None,
 ) -> Sample:
@@ -25,7 +29,7 @@ def make_sample(
     repeated and marked invalid. The chunk is the recorded actions t .. t + horizon - 1, the last one
     repeated and marked invalid, and starts when the first of them was meant: `action_offset_steps` after the
     observation. The phrasing is the step's own where it has one, else number `instruction`, else drawn by `rng`,
-    else the first. Arrays may be read-only views of the episode.
+    else the first. Cameras that `cameras` does not name are left out. Arrays may be read-only views of the episode.
     """
     if not 0 <= t < episode.num_steps:
         raise ValueError(f"episode {episode.name!r} has steps 0..{episode.num_steps - 1}, asked for {t}")
@@ -35,14 +39,15 @@ def make_sample(
         instruction = 0 if rng is None else _draw_phrasing(episode, rng)
     first = t - image_history + 1
     valid = np.arange(first, t + 1) >= 0
+    images = {role: frames for role, frames in episode.images.items() if cameras is None or role in cameras}
     masks = {
         role: valid & _window(episode.image_masks[role], first, t + 1) if role in episode.image_masks else valid
-        for role in episode.images
+        for role in images
     }
     observation = Observation(
         state=episode.states[t],
         state_mask=episode.state_mask,
-        images={role: _window(frames, first, t + 1) for role, frames in episode.images.items()},
+        images={role: _window(frames, first, t + 1) for role, frames in images.items()},
         image_masks=masks,
         instruction=episode.instructions[instruction],
         control_hz=episode.rate_hz,
@@ -72,8 +77,11 @@ def _window(rows, start: int, stop: int) -> np.ndarray:
     inside = start >= 0 and stop <= len(rows)
     if isinstance(rows, np.ndarray):
         return rows[start:stop] if inside else rows[np.clip(np.arange(start, stop), 0, len(rows) - 1)]
-    decoded = {i: rows[i] for i in range(max(start, 0), min(stop, len(rows)))}
-    return np.stack([decoded[min(max(i, 0), len(rows) - 1)] for i in range(start, stop)])
+    steps = [min(max(i, 0), len(rows) - 1) for i in range(start, stop)]
+    if isinstance(rows, JpegFrames):
+        return rows.stacked(steps)
+    decoded = {i: rows[i] for i in set(steps)}
+    return np.stack([decoded[i] for i in steps])
 
 
 def _stamp_ns(step: int, rate_hz: float) -> int:

@@ -254,6 +254,15 @@ class EpisodeStore(Sequence[Episode]):
         return tuple(entry.num_steps for entry in self._entries)
 
     @property
+    def visit_lengths(self) -> tuple[int, ...]:
+        """Steps that one visit of each episode draws (see `add`)."""
+        return tuple(min(entry.num_steps, entry.max_steps or entry.num_steps) for entry in self._entries)
+
+    def entry(self, index: int) -> EpisodeEntry:
+        """What the table says of one episode."""
+        return self._entries[index]
+
+    @property
     def instructions(self) -> tuple[str, ...]:
         """All phrasings of all episodes, each once, without reading any."""
         return tuple(self._tasks())
@@ -593,6 +602,21 @@ class EpisodeSelection(Sequence[Episode]):
     def episode_lengths(self) -> tuple[int, ...]:
         lengths = self.store.episode_lengths
         return tuple(lengths[i] for i in self.indices)
+
+    @property
+    def visit_lengths(self) -> tuple[int, ...]:
+        """Steps that one visit of each episode draws."""
+        lengths = self.store.visit_lengths
+        return tuple(lengths[i] for i in self.indices)
+
+    @property
+    def path(self) -> Path:
+        """Of the store."""
+        return self.store.path
+
+    def entry(self, index: int) -> EpisodeEntry:
+        """What the table says of one episode."""
+        return self.store.entry(self.indices[index])
 
     @property
     def decoded_bytes(self) -> int:

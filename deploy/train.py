@@ -10,18 +10,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 
 from data_pipeline.atomic import check_writable, recover_folder, remove_leftovers
 from data_pipeline.conversion import convert
-from data_pipeline.mixture import SampleStream
+from data_pipeline.mapping.mixtures import MixtureConfig, WeightUnit, match_stores, read_mixture
 from data_pipeline.recordings import RobotRecordings
 from data_pipeline.schema.embodiment import Embodiment, Kind
 from data_pipeline.schema.registry import find_config, read_yaml, unknown_name
 from data_pipeline.schema.types import CAMERA_ROLES
 from data_pipeline.stats import Moments
-from data_pipeline.storage import EpisodeSelection, EpisodeStore, split_held_out
+from data_pipeline.storage import EpisodeSelection, EpisodeStore, find_stores, split_held_out
+from data_pipeline.stream import SampleStream
+from data_pipeline.transforms.randomise import Randomisation
 from data_pipeline.workers import num_workers
 from deploy.data.progress import progress_bar
 from deploy.device import choose_device
@@ -40,7 +43,8 @@ from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
 VALIDATION_BATCHES = 4
 FREE_ON_RESUME = dict.fromkeys(("out", "device", "validate_every", "checkpoint_every"))
-"""Settings that a resumed run may change."""
+DATA_FREE_ON_RESUME = dict.fromkeys(("workers", "max_bad_fraction", "bad_window"))
+"""Settings that a resumed run may change, and those of its `data`."""
 
 DEMONSTRATIONS, STORE, CHECKPOINT = "demonstrations", "store", "checkpoint"
 
@@ -106,19 +110,21 @@ def train(config: TrainConfig, out: Path) -> None:
     """Train to the end, going on from `out/checkpoint` where there is one."""
     recover_folder(out / CHECKPOINT)
     robot = _robot(config)
-    stores = [EpisodeStore.open(path) for path in _store_paths(config, out)]
+    weights, unit = _weighted_stores(config, out)
+    stores = [EpisodeStore.open(path) for path in weights]
     _check_run(config, out, robot, stores)
     torch.manual_seed(config.seed)
     model = VisuomotorPolicy(PRESETS[config.preset], config.condition, config.noise_slots)
     model.condition.text.prepare(["", *(sentence for store in stores for sentence in store.instructions)])
     parts = [split_held_out(store, config.data.held_out_every) for store in stores]
-    statistics = _fit_scaling(model, config, [training for training, _ in parts])
+    training = {part: weights[part.path] for part, _ in parts}
+    held_out = {part: weights[part.path] for _, part in parts if len(part)}
+    statistics, randomisation = _fit_scaling(model, config, list(training))
     model.to(choose_device(config.device))
-    loader = _loader(config, model, [training for training, _ in parts], statistics["state"]["mean"], train=True)
-    held_out = [part for _, part in parts if len(part)]
+    loader = _loader(config, model, training, unit, randomisation)
     validation = []
     if held_out:
-        validation_loader = _loader(config, model, held_out, statistics["state"]["mean"], train=False)
+        validation_loader = _loader(config, model, held_out, unit, None)
         validation = [validation_loader(step) for step in range(VALIDATION_BATCHES)]
         validation_loader.close()
     generator = SampleGenerator(config.seed)
@@ -143,9 +149,25 @@ def _robot(config: TrainConfig) -> Embodiment:
     return Embodiment.from_yaml(find_config("robots", config.robot))
 
 
-def _store_paths(config: TrainConfig, out: Path) -> list[Path]:
-    own = [out / STORE] if config.demonstrations.per_task else []
-    return [*map(Path, config.data.stores), *own]
+def _weighted_stores(config: TrainConfig, out: Path) -> tuple[dict[Path, float | None], WeightUnit]:
+    """The stores that the config names, each with its weight or all without, and what a weight counts."""
+    data = config.data
+    paths = [path for named in data.stores for path in find_stores(named)]
+    paths += [out / STORE] if config.demonstrations.per_task else []
+    if data.mixture is not None:
+        mixture = read_mixture(find_config("datasets/mixtures", data.mixture))
+    elif data.weights is not None:
+        mixture = MixtureConfig("data.weights", data.weights, "step")
+    else:
+        return dict.fromkeys(paths), data.weight_unit or "step"
+    matched = match_stores(mixture, paths, skip_missing=data.mixture_missing == "skip")
+    for what, names in (
+        ("datasets without a store", matched.missing),
+        ("stores that it does not name", matched.unread),
+    ):
+        if names:
+            print(f"mixture {mixture.name!r} goes without {what}: {', '.join(names)}")
+    return dict(matched.stores), data.weight_unit or mixture.weight_unit
 
 
 def _check_run(config: TrainConfig, out: Path, robot: Embodiment, stores: list[EpisodeStore]) -> None:
@@ -153,21 +175,23 @@ def _check_run(config: TrainConfig, out: Path, robot: Embodiment, stores: list[E
     if not stores:
         raise ValueError("the config names no data: set data.stores or demonstrations.per_task")
     for store in stores:
-        if store.embodiment != robot:
+        if store.is_described and store.embodiment != robot and not config.data.other_robots:
             raise ValueError(
                 f"{store.path} was recorded by robot {store.embodiment.name!r}, the config says {config.robot!r} "
-                "or an older form of its YAML: set `robot`, or convert anew"
+                "or an older form of its YAML: set `robot`, convert anew, or mix robots with data.other_robots"
             )
+    others = [store.path.name for store in stores if not store.is_described or store.embodiment != robot]
+    if others:
+        print(
+            f"the checkpoint is for robot {robot.name!r}; of another one, or of one unknown, are: {', '.join(others)}"
+        )
     if not set(config.condition.cameras) & set(robot.cameras):
         raise ValueError(
             f"robot {robot.name!r} has cameras {list(robot.cameras)}: set condition.cameras to some of them"
         )
     if (out / CHECKPOINT).exists():
         path = out / CHECKPOINT / "run.yaml"
-        before, now = (
-            {**yaml.safe_load(dump_config(c)), **FREE_ON_RESUME}
-            for c in (config_from_dict(read_yaml(path), where=str(path)), config)
-        )
+        before, now = map(_fixed, (config_from_dict(read_yaml(path), where=str(path)), config))
         changed = differences(before, now)
         if changed:
             raise ValueError(
@@ -175,28 +199,60 @@ def _check_run(config: TrainConfig, out: Path, robot: Embodiment, stores: list[E
             )
 
 
-def _fit_scaling(model: VisuomotorPolicy, config: TrainConfig, parts: list[EpisodeSelection]) -> dict:
-    """Statistics of the training episodes, fitted into the model's scaling where the config asks for it."""
+def _fixed(config: TrainConfig) -> dict:
+    """The settings that a resumed run may not change, as plain types."""
+    plain = yaml.safe_load(dump_config(config))
+    return {**plain, "data": {**plain["data"], **DATA_FREE_ON_RESUME}, **FREE_ON_RESUME}
+
+
+def _fit_scaling(
+    model: VisuomotorPolicy, config: TrainConfig, parts: list[EpisodeSelection]
+) -> tuple[dict, Randomisation]:
+    """Statistics of the training episodes, fitted into the model's scaling where the config asks for it.
+
+    With them comes what training does to an observation, in which a store's mean state stands for a hidden one.
+    """
     statistics: dict = {
         "num_episodes": sum(len(part) for part in parts),
         "num_steps": sum(sum(part.episode_lengths) for part in parts),
     }
     kinds: tuple[Kind, ...] = ("state", "action")
+    moments = {kind: [part.moments(kind) for part in parts] for kind in kinds}
     for kind in kinds:
-        stats = sum((part.moments(kind) for part in parts), Moments.zero()).finish()
+        stats = sum(moments[kind], Moments.zero()).finish()
         statistics[kind] = stats.to_dict()
         if config.condition.scaling == "min_max":
             model.condition.scaling.fit_min_max(kind, stats.min, stats.max, stats.count > 0)
-    return statistics
+    randomisation = Randomisation(
+        config.seed,
+        config.condition.image_history,
+        dropout=config.data.dropout,
+        mean_states=np.stack([of_store.finish().mean for of_store in moments["state"]]),
+        random_shift_px=config.data.random_shift_px,
+        state_noise_snr_db=config.data.state_noise_snr_db,
+        augment=config.data.augment,
+    )
+    return statistics, randomisation
 
 
-def _loader(config: TrainConfig, model: VisuomotorPolicy, parts: list, mean_state, *, train: bool) -> BatchLoader:
-    data = config.data
+def _loader(
+    config: TrainConfig,
+    model: VisuomotorPolicy,
+    parts: dict[EpisodeSelection, float | None],
+    unit: WeightUnit,
+    randomisation: Randomisation | None,
+) -> BatchLoader:
+    """Of training, or without a randomisation of validation."""
+    data, train = config.data, randomisation is not None
+    weights = [weight for weight in parts.values() if weight is not None]
     stream = SampleStream(
-        parts,
+        list(parts),
         seed=config.seed,
         horizon=model.horizon,
         image_history=config.condition.image_history,
+        cameras=config.condition.cameras,
+        weights=weights or None,
+        weight_unit=unit,
         start_fraction=data.start_fraction if train else 0.0,
         start_steps=data.start_steps,
     )
@@ -204,8 +260,8 @@ def _loader(config: TrainConfig, model: VisuomotorPolicy, parts: list, mean_stat
         stream,
         model.condition,
         data.batch_size,
-        seed=config.seed,
-        dropout=data.dropout if train else None,
-        random_shift_px=data.random_shift_px if train else 0,
-        mean_state=mean_state,
+        randomisation=randomisation,
+        workers=data.workers if train else 0,
+        max_bad_fraction=data.max_bad_fraction,
+        bad_window=data.bad_window,
     )

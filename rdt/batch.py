@@ -7,6 +7,7 @@ Batch              an ObservationBatch and the actions that should follow it
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TypeVar
 
@@ -19,15 +20,21 @@ T = TypeVar("T")
 
 def to_device(batch: T, device: torch.device | str) -> T:
     """The same dataclass with every tensor moved to `device`, nested dataclasses included."""
-    moved = {}
+    # from pinned memory the copy needs no waiting: what comes after it on the device does
+    return each_tensor(batch, lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
+
+
+def each_tensor(batch: T, change: Callable[[Tensor], Tensor]) -> T:
+    """The same dataclass with every tensor changed, nested dataclasses included."""
+    changed = {}
     for f in fields(batch):  # type: ignore[arg-type]
         value = getattr(batch, f.name)
         if isinstance(value, Tensor):
-            value = value.to(device)
+            value = change(value)
         elif is_dataclass(value):
-            value = to_device(value, device)
-        moved[f.name] = value
-    return type(batch)(**moved)
+            value = each_tensor(value, change)
+        changed[f.name] = value
+    return type(batch)(**changed)
 
 
 @dataclass(frozen=True)
@@ -68,3 +75,4 @@ class Batch:
     actions: Float[Tensor, "batch horizon slot"]  # unscaled unified units
     action_mask: Float[Tensor, "batch slot"]  # 1 where the robot has the slot, whatever the observation hides
     sample_index: Int[Tensor, " batch"]
+    num_substituted: int = 0  # samples that could not be read, with others in their stead

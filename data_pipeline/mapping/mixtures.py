@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,37 @@ class MixtureConfig:
         if dataset not in self.weights:
             raise ValueError(unknown_name("dataset", dataset, self.weights, f" in mixture {self.name!r}"))
         return self.weights[dataset] / sum(self.weights.values())
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The stores that a mixture reads, and what it leaves out."""
+
+    stores: Mapping[Path, float]  # store -> weight
+    unread: tuple[str, ...]  # names of stores that it does not mention
+    missing: tuple[str, ...]  # datasets that have no store
+
+
+def match_stores(mixture: MixtureConfig, stores: Sequence[Path], *, skip_missing: bool = False) -> Matched:
+    """Datasets are stores by the names of their folders.
+
+    Raises `ValueError` for a dataset without a store, unless `skip_missing`, whose weights then stand as they are.
+    """
+    by_name: dict[str, Path] = {}
+    for path in stores:
+        other = by_name.setdefault(path.name, path)
+        if other != path:
+            raise ValueError(
+                f"{other} and {path} have one name, and mixture {mixture.name!r} goes by names: rename one"
+            )
+    missing = [name for name in mixture.weights if name not in by_name]
+    if missing and not skip_missing:
+        more = f" ({len(missing)} datasets are without, data.mixture_missing: skip leaves them out)"
+        raise ValueError(unknown_name("store", missing[0], by_name, f" in mixture {mixture.name!r}") + more)
+    matched = {by_name[name]: weight for name, weight in mixture.weights.items() if name in by_name}
+    if not matched:
+        raise ValueError(f"no store of mixture {mixture.name!r} is here: it names {', '.join(mixture.weights)}")
+    return Matched(matched, tuple(name for name in by_name if name not in mixture.weights), tuple(missing))
 
 
 def read_mixture(path: str | Path) -> MixtureConfig:

@@ -2,7 +2,7 @@
 
 Each condition goes independently: the state becomes the data set's mean, the state's mask all false, an
 image slot invalid (the encoder shows the background), the instruction empty, the control frequency 0. The
-draw is apart from its use, so that a draw can be counted and fixed. State noise (section 10) is left out.
+draw is apart from its use, so that a draw can be counted and fixed. State noise (section 10) is in noise.py.
 """
 
 from __future__ import annotations

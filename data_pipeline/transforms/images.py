@@ -1,6 +1,6 @@
 """Pictures: brightening, random shift, padding to a square, resizing. Pure functions on RGB uint8 arrays.
 
-Colour jitter and the corruptions of spec rdt.md section 10 are left out.
+Colour jitter and the corruptions of spec rdt.md section 10 are in augment.py.
 """
 
 from __future__ import annotations

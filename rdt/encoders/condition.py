@@ -3,6 +3,7 @@
     Observation --collate--> ObservationBatch --forward--> Condition        (pixels, words -> tokens; state scaled)
     actions     --scale_actions--> network space --unscale_actions--> ActionChunk
 
+A loader takes the first half in two steps: `collator` in its workers, `with_words` where the encoders are.
 A real-time engine takes the same road in steps: `collate_pictures`, `square` on its own device, `encode_images`
 for the new frames alone, `background_features` for what is missing, and `forward` with features that it kept.
 
@@ -13,7 +14,7 @@ grippers in [0, 1]. `min_max` maps each slot's training range to [-1, 1], for sm
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -25,9 +26,10 @@ from data_pipeline.schema.layout import NUM_SLOTS
 from data_pipeline.schema.registry import load_attribute
 from data_pipeline.schema.types import CAMERA_ROLES, Observation
 from data_pipeline.transforms.dropout import Conditions
-from data_pipeline.transforms.images import BACKGROUND, brighten_dark, pad_square, resize
+from data_pipeline.transforms.images import BACKGROUND
 from rdt.batch import Condition, ObservationBatch
 from rdt.encoders import pixels
+from rdt.encoders.collate import Collated, Collator
 from rdt.encoders.text import TEXT_ENCODERS, TextEncoder
 from rdt.encoders.vision import VISION_ENCODERS, VisionEncoder
 
@@ -134,38 +136,27 @@ class ConditionEncoder(nn.Module):
         Without `resize_pictures`, `images` has no pixels, for a caller that brings features of its own. Language is
         as long as its encoder makes it, or `pad_text_to` tokens.
         """
-        size = self.vision.image_size if resize_pictures else 0
-        images = np.full((len(observations), self.num_images, size, size, 3), BACKGROUND, dtype=np.uint8)
-        image_mask = np.zeros((len(observations), self.num_images), dtype=bool)
-        for row, observation in enumerate(observations):
-            for column, frame in enumerate(self.collate_pictures(observation)):
-                if frame is None:
-                    continue
-                image_mask[row, column] = True
-                if resize_pictures:
-                    images[row, column] = self._square_by_pillow(frame)
-        sentences = list(dict.fromkeys(o.instruction for o in observations))
-        text, text_mask = self.text.tokenize(sentences, pad_text_to)
-        return ObservationBatch(
-            images=torch.from_numpy(images),
-            image_mask=torch.from_numpy(image_mask),
-            text=text,
-            text_mask=text_mask,
-            text_index=torch.tensor([sentences.index(o.instruction) for o in observations]),
-            state=torch.from_numpy(np.stack([o.state for o in observations])),
-            slot_mask=torch.from_numpy(np.stack([o.state_mask for o in observations]).astype(np.float32)),
-            state_present=torch.from_numpy(np.stack([_present(o) for o in observations])),
-            control_hz=torch.tensor([o.control_hz for o in observations], dtype=torch.float32),
+        buffer = self.collator.buffer(len(observations))
+        return self.with_words(
+            self.collator(observations, buffer if resize_pictures else buffer[:, :, :0, :0]), pad_text_to
         )
+
+    @property
+    def collator(self) -> Collator:
+        """What `collate` does before it comes to the words, apart from all weights."""
+        config = self.config
+        return Collator(config.cameras, config.image_history, self.vision.image_size, config.brighten_dark)
+
+    def with_words(self, collated: Collated, pad_text_to: int | None = None) -> ObservationBatch:
+        """The rest of `collate`. The tensors are the arrays' own memory."""
+        text, text_mask = self.text.tokenize(collated.sentences, pad_text_to)
+        arrays = {f.name: getattr(collated, f.name) for f in fields(collated) if f.name != "sentences"}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return ObservationBatch(text=text, text_mask=text_mask, **tensors)
 
     def collate_pictures(self, observation: Observation | Conditions) -> list[np.ndarray | None]:
         """The raw frames (height, width, 3) in the network's order; None where one is missing, invalid or hidden."""
-        pictures: list[np.ndarray | None] = []
-        for role, age in self._image_order():
-            frames = observation.images.get(role)
-            there = frames is not None and age < len(frames) and observation.image_masks[role][-1 - age]
-            pictures.append(frames[-1 - age] if there else None)  # type: ignore[index]
-        return pictures
+        return self.collator.pictures(observation)
 
     def square(self, frame: np.ndarray, device: torch.device) -> UInt8[Tensor, "size size 3"]:
         """One raw frame (height, width, 3) as the vision encoder takes it, on `device`.
@@ -173,7 +164,7 @@ class ConditionEncoder(nn.Module):
         On a CPU as `collate` does it, by Pillow, the reference; on a GPU there, within two grey levels of that.
         """
         if device.type == "cpu":
-            return torch.from_numpy(self._square_by_pillow(frame))
+            return torch.from_numpy(self.collator.square(frame))
         images = torch.from_numpy(np.ascontiguousarray(frame)).to(device)[None]
         return pixels.to_square(images, self.vision.image_size, brighten=self.config.brighten_dark)[0]
 
@@ -240,10 +231,6 @@ class ConditionEncoder(nn.Module):
             features[mask] = self.encode_images(images[mask])
         return features
 
-    def _square_by_pillow(self, frame: np.ndarray) -> np.ndarray:
-        frame = brighten_dark(frame) if self.config.brighten_dark else frame
-        return resize(pad_square(frame), self.vision.image_size, self.vision.image_size)
-
     def _check_signature(self, signature: Float[Tensor, " dim"]) -> None:
         known = self.get_buffer("vision_signature")
         if not known.any():
@@ -254,11 +241,6 @@ class ConditionEncoder(nn.Module):
                 "policy was trained with: it sees something else in a grey picture. Point condition.vision_path in "
                 "run.yaml, or RDT_MODELS, to the same one"
             )
-
-    def _image_order(self) -> list[tuple[str, int]]:
-        """(camera role, age in frames) of each picture: oldest frame first, cameras in order within a frame."""
-        ages = range(self.config.image_history - 1, -1, -1)
-        return [(role, age) for age in ages for role in self.config.cameras]
 
 
 def _make_text(config: ConditionConfig, *, token_dim: int, max_tokens: int) -> TextEncoder:
@@ -278,8 +260,3 @@ def _make_vision(config: ConditionConfig, *, token_dim: int, tokens_per_image: i
             "the cameras and the image_history that the network was made for"
         )
     return vision
-
-
-def _present(observation: Observation | Conditions) -> np.ndarray:
-    """Slots that hold a state, whatever training hides of the mask, bool (128,)."""
-    return observation.state_mask if isinstance(observation, Observation) else observation.state_present

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
+from data_pipeline.mapping.mixtures import WeightUnit
 from data_pipeline.schema.registry import check_keys, read_yaml
+from data_pipeline.transforms.augment import AugmentConfig
 from data_pipeline.transforms.dropout import DropoutRates
 from rdt.encoders.condition import ConditionConfig
 from rdt.train.optim import OptimConfig
@@ -24,13 +26,32 @@ from rdt.visuomotor import NoiseSlots
 class DataConfig:
     """Which stores are read, and how a sample is drawn from them."""
 
-    stores: tuple[str, ...] = ()  # native stores; filled in by the command that made them
-    batch_size: int = 32
+    stores: tuple[str, ...] = ()  # native stores, or folders that hold several side by side
+    mixture: str | None = None  # datasets and weights: a YAML of configs/datasets/mixtures, by name or path
+    mixture_missing: Literal["error", "skip"] = "error"  # skip: datasets of the mixture that have no store are left out
+    weights: dict[str, float] | None = None  # the same said here: name of a store's folder -> weight
+    weight_unit: WeightUnit | None = None  # episode or step; none: the mixture's own, else step
+    other_robots: bool = False  # stores of other robots than the config's are read too
+    batch_size: int = 32  # samples of all ranks together
+    workers: int = 0  # processes that make batches; 0: a thread
     held_out_every: int = 0  # every so many-th episode of a store is kept for validation; 0: none
     start_fraction: float = 0.0  # share of samples drawn from the first `start_steps` steps of an episode
     start_steps: int = 6
     random_shift_px: int = 0  # pictures are shifted by up to this many pixels
     dropout: DropoutRates = field(default_factory=DropoutRates)  # what a sample's condition hides
+    state_noise_snr_db: float | None = None  # noise on states, at this ratio to their deviation in the episode
+    augment: AugmentConfig | None = None  # colours, noise and blur of pictures
+    max_bad_fraction: float = 0.01  # training stops when more of the last `bad_window` samples cannot be read
+    bad_window: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.mixture is not None and self.weights is not None:
+            raise ValueError("data.mixture and data.weights say the same thing: give one of them")
+        if self.workers < 0 or self.bad_window < 1 or not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(
+                "data.workers must be 0 or more, data.max_bad_fraction in [0, 1] and data.bad_window at least 1, got "
+                f"{self.workers}, {self.max_bad_fraction} and {self.bad_window}"
+            )
 
 
 @dataclass(frozen=True)
@@ -107,15 +128,21 @@ def _check_nested_keys(where: str, cls: type, raw: dict[str, Any]) -> None:
     hints = get_type_hints(cls)
     check_keys(where, raw, hints)
     for key, value in raw.items():
-        if is_dataclass(hints[key]) and isinstance(value, dict):
-            _check_nested_keys(f"{where}, {key}", hints[key], value)
+        nested = _nested(hints[key])
+        if nested and isinstance(value, dict):
+            _check_nested_keys(f"{where}, {key}", nested, value)
 
 
 def _check_override(dotted: str) -> None:
-    cls: type = TrainConfig
+    cls: type | None = TrainConfig
     for part in dotted.split("."):
-        if not is_dataclass(cls):
+        if cls is None:
             raise ValueError(f"--{dotted}: {part!r} is below a plain value")
         hints = get_type_hints(cls)
         check_keys(f"--{dotted}", {part: None}, hints)
-        cls = hints[part]
+        cls = _nested(hints[part])
+
+
+def _nested(hint: Any) -> type | None:
+    """The dataclass that a field holds, or may hold."""
+    return next((kind for kind in (hint, *get_args(hint)) if is_dataclass(kind) and isinstance(kind, type)), None)

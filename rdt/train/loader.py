@@ -1,24 +1,43 @@
-"""Samples -> batches, as a pure function of the step.
+"""Samples -> batches, as a pure function of the step: whoever makes them, wherever a run was resumed.
 
-Batch `step` holds the samples `step * batch_size` ... of the stream; what is hidden or shifted in each follows
-from (seed, sample). The next batch is made in a thread while the present one is trained on.
+Batch `step` holds the samples `step * batch_size` ... of the stream, dealt to the ranks in turn; what is changed in
+each follows from (seed, sample). All state is the step.
+
+Batches are made ahead, in a thread or in `workers` processes, where pictures are decoded and resized. Workers are
+forked, on purpose: they share the stores' tables and decoded pictures with this process instead of reading them anew,
+and nothing of what they hold or call knows CUDA. Their pictures come back through memory that both processes see; the
+words are turned into tokens here, where the text encoder is.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import itertools
+import logging
+import mmap
+import signal
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
-from data_pipeline.mixture import SampleStream
-from data_pipeline.randomness import sample_rng
 from data_pipeline.schema.types import ActionChunk, Observation
-from data_pipeline.transforms.dropout import Conditions, DropoutRates, draw_dropout, drop_conditions
-from data_pipeline.transforms.images import random_shift
-from rdt.batch import Batch
+from data_pipeline.stream import BadSample, Drawn, SampleStream, UnreadableError
+from data_pipeline.transforms.dropout import Conditions
+from data_pipeline.transforms.randomise import Randomisation
+from rdt.batch import Batch, each_tensor
+from rdt.encoders.collate import Collated, Collator
 from rdt.encoders.condition import ConditionEncoder
+
+_AHEAD = 2  # batches that each worker makes ahead
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # options of malloc.h
+_LOG = logging.getLogger(__name__)
 
 
 class BatchLoader:
@@ -30,57 +49,231 @@ class BatchLoader:
         encoder: ConditionEncoder,
         batch_size: int,
         *,
-        seed: int,
-        dropout: DropoutRates | None = None,
-        random_shift_px: int = 0,
-        mean_state: np.ndarray | None = None,
+        randomisation: Randomisation | None = None,
+        workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        max_bad_fraction: float = 0.01,
+        bad_window: int = 10_000,
     ) -> None:
-        """`mean_state` (128,) stands for a dropped state; without `dropout` nothing is hidden."""
-        if dropout is not None and mean_state is None:
-            raise ValueError("dropout needs mean_state, which stands for a dropped state")
-        self._stream = stream
+        """`batch_size` counts the samples of all ranks together; this rank takes each `world_size`-th of them.
+
+        Samples that cannot be read are replaced, see `SampleStream`. More than `max_bad_fraction` of the last
+        `bad_window` samples, but never a single one, end the loading.
+        """
+        if batch_size % world_size or not 0 <= rank < world_size:
+            raise ValueError(f"{world_size} ranks cannot share batches of {batch_size} samples evenly, rank {rank}")
         self._encoder = encoder
-        self._batch_size = batch_size
-        self._seed = seed
-        self._dropout = dropout
-        self._random_shift_px = random_shift_px
-        self._mean_state = mean_state
+        self._steps = _Steps(stream, encoder.collator, batch_size, rank, world_size, randomisation)
+        self._workers = workers
+        self._tolerated = max(1.0, max_bad_fraction * bad_window)
+        self._bad_window = bad_window
+        self._handed_out = 0
+        self._recent: deque[tuple[int, BadSample]] = deque()  # with the count of samples before its batch
+        self._warned: set[tuple[str, str, int]] = set()
+        self._made: _WorkerBatches | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
-        self._ahead: tuple[int, Future[Batch]] | None = None
+        self._ahead: tuple[int, Future[tuple[Batch, tuple[BadSample, ...]]]] | None = None
 
     def __call__(self, step: int) -> Batch:
-        """The batch of `step`, on the CPU."""
+        """The batch of `step`, on the CPU, in pinned memory where there is a GPU.
+
+        Raises `ValueError` when too many samples cannot be read.
+        """
         ahead, self._ahead = self._ahead, None
-        batch = ahead[1].result() if ahead and ahead[0] == step else self._make(step)
+        future = ahead[1] if ahead and ahead[0] == step else self._thread.submit(self._make, step)
+        batch, bad = future.result()
         self._ahead = (step + 1, self._thread.submit(self._make, step + 1))
+        self._report(bad, len(batch.sample_index))
         return batch
 
-    def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+    @property
+    def bad_samples(self) -> tuple[BadSample, ...]:
+        """Those among the last `bad_window` samples."""
+        return tuple(bad for _, bad in self._recent)
 
-    def _make(self, step: int) -> Batch:
-        indices = range(step * self._batch_size, (step + 1) * self._batch_size)
-        drawn = [self._draw(index) for index in indices]
-        chunks = [chunk for _, chunk in drawn]
-        return Batch(
-            observation=self._encoder.collate([conditions for conditions, _ in drawn]),
-            actions=torch.from_numpy(np.stack([chunk.actions for chunk in chunks])),
-            action_mask=torch.from_numpy(np.stack([chunk.mask for chunk in chunks]).astype(np.float32)),
-            sample_index=torch.tensor(indices),
+    def close(self) -> None:
+        """End the thread and the workers."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._end_workers()
+
+    def _make(self, step: int) -> tuple[Batch, tuple[BadSample, ...]]:
+        made = self._from_worker(step) if self._workers else self._steps.make(step, self._steps.buffer())
+        batch = Batch(
+            observation=self._encoder.with_words(made.collated),
+            actions=torch.from_numpy(made.actions),
+            action_mask=torch.from_numpy(made.action_mask),
+            sample_index=torch.from_numpy(made.sample_index),
+            num_substituted=len({bad.index for bad in made.bad}),
+        )
+        if torch.cuda.is_available():
+            return each_tensor(batch, torch.Tensor.pin_memory), made.bad
+        if self._workers:  # the pictures' memory is wanted back
+            images = torch.from_numpy(made.collated.images.copy())
+            batch = replace(batch, observation=replace(batch.observation, images=images))
+        return batch, made.bad
+
+    def _from_worker(self, step: int) -> _Made:
+        if self._made is None or self._made.step != step:
+            self._end_workers()
+            self._made = _WorkerBatches(self._steps, step, self._workers)
+        return self._made.next()
+
+    def _end_workers(self) -> None:
+        if self._made is not None:
+            self._made.close()
+            self._made = None
+
+    def _report(self, bad: tuple[BadSample, ...], num_samples: int) -> None:
+        """Say which samples were bad, each once, and stop where they are too many."""
+        for sample in bad:
+            key = (sample.store, sample.episode, sample.place.step)
+            if key not in self._warned:
+                self._warned.add(key)
+                _LOG.warning("sample %d cannot be read and is replaced: %s", sample.index, sample)
+        self._recent.extend((self._handed_out, sample) for sample in bad)
+        self._handed_out += num_samples
+        while self._recent and self._recent[0][0] < self._handed_out - self._bad_window:
+            self._recent.popleft()
+        if len(self._recent) > self._tolerated:
+            raise ValueError(
+                f"{len(self._recent)} of the last {min(self._handed_out, self._bad_window)} samples could not be read, "
+                f"{self._tolerated:g} of {self._bad_window} are tolerated: make anew the episodes that were named, or "
+                f"raise data.max_bad_fraction. The last was {self._recent[-1][1]}"
+            )
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A batch before its words, and what could not be read for it."""
+
+    collated: Collated
+    actions: np.ndarray  # float32 (batch, horizon, 128)
+    action_mask: np.ndarray  # float32 (batch, 128)
+    sample_index: np.ndarray  # int64 (batch,)
+    bad: tuple[BadSample, ...]
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """All that making a batch takes."""
+
+    stream: SampleStream
+    collator: Collator
+    batch_size: int
+    rank: int
+    world_size: int
+    randomisation: Randomisation | None
+
+    def buffer(self) -> np.ndarray:
+        """For the pictures of one batch."""
+        return self.collator.buffer(self.batch_size // self.world_size)
+
+    def make(self, step: int, images: np.ndarray) -> _Made:
+        """The batch of a step, pictures in `images`. An error names its sample."""
+        indices = range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.world_size)
+        chunks: list[ActionChunk] = []
+        bad: list[BadSample] = []
+
+        def observations() -> Iterator[Observation | Conditions]:
+            for index in indices:
+                drawn, shown = self._draw(index)
+                bad.extend(drawn.bad)
+                chunks.append(drawn.sample.action_chunk)
+                yield shown
+
+        collated = self.collator(observations(), images)
+        return _Made(
+            collated=collated,
+            actions=np.stack([chunk.actions for chunk in chunks]),
+            action_mask=np.stack([chunk.mask for chunk in chunks]).astype(np.float32),
+            sample_index=np.array(indices),
+            bad=tuple(bad),
         )
 
-    def _draw(self, index: int) -> tuple[Observation | Conditions, ActionChunk]:
-        sample = self._stream[index]
-        observation = sample.observation
-        if self._random_shift_px:
-            rng = sample_rng(self._seed, index, "random shift")
-            shifted = {
-                role: random_shift(frames, self._random_shift_px, rng) for role, frames in observation.images.items()
-            }
-            observation = replace(observation, images=shifted)
-        if self._dropout is None or self._mean_state is None:
-            return observation, sample.action_chunk
-        rng = sample_rng(self._seed, index, "dropout")
-        dropped = draw_dropout(rng, self._dropout, self._stream.image_history)
-        return drop_conditions(observation, dropped, self._mean_state), sample.action_chunk
+    def _draw(self, index: int) -> tuple[Drawn, Observation | Conditions]:
+        """A sample, and what the network is shown of it."""
+        try:
+            drawn = self.stream.draw(index)
+            place, seen = drawn.place, drawn.sample.observation
+            if self.randomisation is None:
+                return drawn, seen
+            return drawn, self.randomisation(seen, index, place.store, lambda: self.stream.state_deviation(place))
+        except UnreadableError:
+            raise
+        except Exception as error:
+            raise RuntimeError(f"{self.stream.describe(index)}: {type(error).__name__}: {error}") from error
+
+
+class _WorkerBatches:
+    """Batches from `step` on, made by processes; pictures come back in a ring of memory shared with them."""
+
+    def __init__(self, steps: _Steps, step: int, workers: int) -> None:
+        self.step = step  # of the next batch
+        size = workers * _AHEAD + 1  # those that are being made, and the one that is being read
+        self._ring = [_shared_like(steps.buffer()) for _ in range(size)]
+        loader: DataLoader = DataLoader(
+            _Tasks(steps, self._ring),  # type: ignore[arg-type]
+            sampler=((s, (s - step) % size) for s in itertools.count(step)),  # type: ignore[arg-type]
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            prefetch_factor=_AHEAD,
+            multiprocessing_context="fork",
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # its own: the global one is the training's
+        )
+        # workers inherit that they do not hear Ctrl-C: it is for the trainer, who ends a step first
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        self._batches = iter(loader)
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+
+    def next(self) -> _Made:
+        """The next batch. Its pictures last until the next call. Raises `RuntimeError` when a worker was killed."""
+        self.step += 1
+        made, place = next(self._batches)
+        if isinstance(made, UnreadableError):
+            raise made
+        return replace(made, collated=replace(made.collated, images=self._ring[place]))
+
+    def close(self) -> None:
+        """End the workers now. Left to the garbage collector, torch may wait for them in vain."""
+        self._batches._shutdown_workers()  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class _Tasks:
+    """What a worker does: make the batch of a step in one place of the ring."""
+
+    steps: _Steps
+    ring: list[np.ndarray]
+
+    def __getitem__(self, task: tuple[int, int]) -> tuple[_Made | UnreadableError, int]:
+        step, place = task
+        try:
+            made = self.steps.make(step, self.ring[place])
+        except UnreadableError as error:  # as a value, so that its message stays its own
+            return error, place
+        nothing = np.empty(0, dtype=np.uint8)  # the pictures are there already
+        return replace(made, collated=replace(made.collated, images=nothing)), place
+
+
+def _shared_like(array: np.ndarray) -> np.ndarray:
+    """Memory that forked processes see too; it needs no room in /dev/shm."""
+    return np.frombuffer(mmap.mmap(-1, array.nbytes), dtype=array.dtype).reshape(array.shape)
+
+
+def _as_it_is(made: object) -> object:
+    return made
+
+
+def _start_worker(_: int) -> None:
+    """Leave the parent's objects alone, so that their memory stays shared, and keep memory that was freed.
+
+    Frames of a sample then go where those of the last one were: fresh pages cost more than a copy does (glibc).
+    """
+    gc.freeze()
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, size in ((_M_TRIM_THRESHOLD, 2**28), (_M_MMAP_THRESHOLD, 2**25)):
+            mallopt(option, size)

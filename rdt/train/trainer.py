@@ -73,11 +73,13 @@ class Trainer:
         write_text(log, _whole_lines(log))
         bar = tqdm(total=self.config.steps, initial=self.step, desc="train", unit="step", dynamic_ncols=True)
         smoothed: float | None = None
+        substituted = 0  # samples since the last line
         try:
             with bar:
                 while self.step < self.config.steps:
                     started = time.perf_counter()
                     batch = self.batches(self.step)
+                    substituted += batch.num_substituted
                     learning_rate = self.optimizer.param_groups[0]["lr"]
                     with _interrupts_held():
                         loss, parts = self._train_step(batch)
@@ -92,7 +94,9 @@ class Trainer:
                             "lr": learning_rate,
                             "loss": loss.item(),
                             **{name: value.item() for name, value in parts.items()},
+                            **({"substituted": substituted} if substituted else {}),
                         }
+                        substituted = 0
                         if not torch.isfinite(loss):
                             raise FloatingPointError(f"the loss is {row['loss']} at step {self.step}: lower optim.lr")
                         smoothed = row["loss"] if smoothed is None else 0.9 * smoothed + 0.1 * row["loss"]

@@ -70,3 +70,26 @@ def test_coded_frames_are_not_coded_again(pictures):
 def test_other_arrays_are_refused(frame):
     with pytest.raises(ValueError, match="a frame must be uint8"):
         encode_jpeg(frame)
+
+
+@pytest.fixture(params=["simplejpeg", "pillow"])
+def decoder(request, monkeypatch):
+    if request.param == "pillow":
+        monkeypatch.setattr("data_pipeline.frames.simplejpeg", None)
+
+
+@pytest.mark.parametrize("colour", ["rgb", "bgr"])
+@pytest.mark.parametrize("steps", [[2], [0, 0, 1], [1, 3]])
+def test_stacked_frames_are_those_decoded_one_by_one(pictures, colour, steps, decoder):
+    frames = JpegFrames([encode_jpeg(picture) for picture in pictures(4)], colour)
+    np.testing.assert_array_equal(frames.stacked(steps), np.stack([frames[step] for step in steps]))
+
+
+def test_frames_of_different_sizes_do_not_stack(pictures, decoder):
+    sizes = [*pictures(1, height=8), *pictures(1, height=16), *pictures(1, height=4)]
+    frames = JpegFrames([encode_jpeg(picture) for picture in sizes], name="camera")
+    for steps in ([0, 1], [1, 2]):
+        with pytest.raises(ValueError, match=f"camera, frame {steps[1]}: .* its size is"):
+            frames.stacked(steps)
+    with pytest.raises(ValueError, match=r"camera, frame 0: .* no readable header"):
+        JpegFrames([b"no picture\xff\xd9"], name="camera").stacked([0])

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.mixture import Mixture, Place, SampleStream, shuffled_index
-from data_pipeline.storage import EpisodeStore
+from data_pipeline.mixture import Mixture, Place, shuffled_index
 
 
 @given(size=st.integers(1, 700), key=st.integers(0, 2**64 - 1))
@@ -66,6 +65,61 @@ def test_starts_of_episodes_get_their_fraction():
     assert max(only.locate(i).step for i in range(1000)) == 5
 
 
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=5),
+    cap=st.integers(1, 12),
+    seed=st.integers(0, 2**32),
+    turn=st.integers(0, 10**6),
+)
+def test_a_visit_draws_different_steps_and_the_next_ones_go_on(lengths, cap, seed, turn):
+    visits = [min(length, cap) for length in lengths]
+    stream = Mixture([lengths], seed=seed, weight_unit="episode", visit_lengths=[visits])._streams[0]
+    size = sum(visits)
+    turns = max(lengths)
+    passes = [[stream.locate((turn + k) * size + i) for i in range(size)] for k in range(turns)]
+    for places in passes:
+        assert len(set(places)) == size
+        assert Counter(place.episode for place in places) == dict(enumerate(visits))
+    for episode, (length, visit) in enumerate(zip(lengths, visits, strict=True)):
+        seen = Counter(place.step for places in passes for place in places if place.episode == episode)
+        counts = [seen[step] for step in range(length)]
+        assert sum(counts) == turns * visit and max(counts) - min(counts) <= 1  # all steps equally often
+
+
+def test_in_unit_episode_a_share_is_weight_times_mean_visit():
+    lengths, visits, weights = [[4, 9], [30], [2, 2, 3, 5]], [[4, 5], [5], [2, 2, 3, 5]], [1, 2, 0.5]
+    mixture = Mixture(lengths, seed=1, weights=weights, weight_unit="episode", visit_lengths=visits)
+    samples = 5 * 4096
+    counts = np.bincount([mixture.locate(i).store for i in range(samples)])
+    parts = np.array([1 * 4.5, 2 * 5, 0.5 * 3])
+    assert np.abs(counts - samples * parts / parts.sum()).max() < 2  # the interleave is exact: only rounding is left
+
+
+def test_in_unit_episode_all_episodes_count_alike_without_weights():
+    mixture = Mixture([[4, 9], [30]], seed=1, weight_unit="episode", visit_lengths=[[4, 5], [5]])
+    counts = Counter(mixture.locate(i)[:2] for i in range(14 * 4096))
+    assert counts == {(0, 0): 4 * 4096, (0, 1): 5 * 4096, (1, 0): 5 * 4096}
+
+
+def test_in_unit_step_no_visit_ends_early():
+    capped = Mixture([[40]], seed=1, weight_unit="step", visit_lengths=[[3]])
+    assert [capped.locate(i) for i in range(100)] == [Mixture([[40]], seed=1).locate(i) for i in range(100)]
+
+
+def test_starts_are_drawn_in_unit_episode_too():
+    mixture = Mixture([[40, 4]], seed=0, weight_unit="episode", visit_lengths=[[8, 4]], start_fraction=0.25)
+    early = np.mean([mixture.locate(i).step < 6 for i in range(4096)])
+    assert early == pytest.approx(0.25 + 0.75 * (8 * 6 / 40 + 4) / 12, abs=0.03)
+
+
+def test_substitutes_are_other_places_by_index_and_attempt():
+    mixture = Mixture([[500], [300]], seed=3)
+    places = [mixture.substitute(index, attempt) for index in range(50) for attempt in (1, 2, 3)]
+    assert places == [Mixture([[500], [300]], seed=3).substitute(i, a) for i in range(50) for a in (1, 2, 3)]
+    assert len(set(places)) > 120  # drawn like any other, with few coincidences
+    assert np.mean([place.store for place in places]) == pytest.approx(3 / 8, abs=0.15)
+
+
 def test_the_order_is_a_pure_function_of_seed_and_index():
     places = [Mixture([[9, 9], [5]], seed=seed).locate(i) for seed in (1, 1, 2) for i in range(200)]
     assert places[:200] == places[200:400] != places[400:]
@@ -91,6 +145,7 @@ def test_the_order_is_fixed_for_good():
         ({"episode_lengths": [[3]], "weights": [1, 2]}, "weights must be 1 numbers"),
         ({"episode_lengths": [[3], [3]], "weights": [0, 0]}, "weights must be"),
         ({"episode_lengths": [[3], [3]], "weights": [2, -1]}, "weights must be"),
+        ({"episode_lengths": [[3]], "weight_unit": "episode", "visit_lengths": [[4]]}, "at most all of them"),
         ({"episode_lengths": [[3]], "start_fraction": 1.5}, "start_fraction must be in"),
         ({"episode_lengths": [[3]], "start_steps": 0}, "start_steps at least 1"),
     ],
@@ -98,20 +153,3 @@ def test_the_order_is_fixed_for_good():
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Mixture(seed=0, **arguments)
-
-
-def test_a_stream_gives_the_same_samples_decoded_or_not(tmp_path, robot, episode):
-    with EpisodeStore.create(tmp_path / "store", robot) as store:
-        for i in range(3):
-            store.add(episode(num_steps=5 + i, seed=i, name=f"e{i}"))
-    streams = [
-        SampleStream([store], seed=3, horizon=4, decoded_cache_bytes=limit) for limit in (0, store.decoded_bytes)
-    ]
-    for index in [*range(30), 10**9]:
-        place = streams[0].mixture.locate(index)
-        a, b = (stream[index] for stream in streams)
-        np.testing.assert_array_equal(a.observation.state, store[place.episode].states[place.step])
-        np.testing.assert_array_equal(a.observation.images["external"], b.observation.images["external"])
-        np.testing.assert_array_equal(a.action_chunk.actions, b.action_chunk.actions)
-        assert a.observation.instruction == b.observation.instruction
-    assert len({streams[0][i].observation.instruction for i in range(30)}) == 2

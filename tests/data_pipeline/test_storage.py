@@ -14,7 +14,7 @@ import pytest
 from data_pipeline.frames import JpegFrames, decode_jpeg, encode_frames, encode_jpeg
 from data_pipeline.shards import Profile, read_entries, stage_episode
 from data_pipeline.stats import Moments
-from data_pipeline.storage import EpisodeStore
+from data_pipeline.storage import EpisodeStore, find_stores
 from data_pipeline.transforms.images import resize
 
 
@@ -359,3 +359,15 @@ def test_episodes_are_counted_from_either_end(store):
     assert store[-2].name == "e1"
     with pytest.raises(IndexError):
         store[3]
+
+
+def test_stores_are_found_by_their_folder(tmp_path, robot):
+    for name in ("b", "a"):
+        EpisodeStore.create(tmp_path / "all" / name, robot)
+    (tmp_path / "all" / "notes").mkdir()
+    assert find_stores(tmp_path / "all") == [tmp_path / "all" / "a", tmp_path / "all" / "b"]
+    assert find_stores(tmp_path / "all" / "a") == [tmp_path / "all" / "a"]
+    with pytest.raises(ValueError, match="notes is no episode store and holds none: expected"):
+        find_stores(tmp_path / "all" / "notes")
+    with pytest.raises(ValueError, match="there is no such folder"):
+        find_stores(tmp_path / "nowhere")

@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 
-from data_pipeline.mixture import SampleStream
+from data_pipeline.stream import SampleStream
 from rdt.objective import DiffusionImitation
 from rdt.train.loader import BatchLoader
 from rdt.train.trainer import Trainer
@@ -24,7 +24,7 @@ def make_trainer(store, make_model, train_config, tmp_path):
             stats = store.stats(kind)
             model.condition.scaling.fit_min_max(kind, stats.min, stats.max, stats.count > 0)
         stream = SampleStream([store], seed=0, horizon=model.horizon, image_history=1)
-        loaders.append(BatchLoader(stream, model.condition, 8, seed=0))
+        loaders.append(BatchLoader(stream, model.condition, 8))
         config = dataclasses.replace(train_config, steps=steps)
         return Trainer(model, DiffusionImitation(), loaders[-1], config, tmp_path / out, **options)
 
