@@ -230,7 +230,7 @@ def _fit_scaling(
         mean_states=np.stack([of_store.finish().mean for of_store in moments["state"]]),
         random_shift_px=config.data.random_shift_px,
         state_noise_snr_db=config.data.state_noise_snr_db,
-        augment=config.data.augment,
+        augment=config.data.augment if config.data.augment.probability else None,
     )
     return statistics, randomisation
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import yaml
 
@@ -40,7 +40,7 @@ class DataConfig:
     random_shift_px: int = 0  # pictures are shifted by up to this many pixels
     dropout: DropoutRates = field(default_factory=DropoutRates)  # what a sample's condition hides
     state_noise_snr_db: float | None = None  # noise on states, at this ratio to their deviation in the episode
-    augment: AugmentConfig | None = None  # colours, noise and blur of pictures
+    augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(probability=0))  # published: probability 0.5
     max_bad_fraction: float = 0.01  # training stops when more of the last `bad_window` samples cannot be read
     bad_window: int = 10_000
 
@@ -128,21 +128,15 @@ def _check_nested_keys(where: str, cls: type, raw: dict[str, Any]) -> None:
     hints = get_type_hints(cls)
     check_keys(where, raw, hints)
     for key, value in raw.items():
-        nested = _nested(hints[key])
-        if nested and isinstance(value, dict):
-            _check_nested_keys(f"{where}, {key}", nested, value)
+        if is_dataclass(hints[key]) and isinstance(value, dict):
+            _check_nested_keys(f"{where}, {key}", hints[key], value)
 
 
 def _check_override(dotted: str) -> None:
-    cls: type | None = TrainConfig
+    cls: type = TrainConfig
     for part in dotted.split("."):
-        if cls is None:
+        if not is_dataclass(cls):
             raise ValueError(f"--{dotted}: {part!r} is below a plain value")
         hints = get_type_hints(cls)
         check_keys(f"--{dotted}", {part: None}, hints)
-        cls = _nested(hints[part])
-
-
-def _nested(hint: Any) -> type | None:
-    """The dataclass that a field holds, or may hold."""
-    return next((kind for kind in (hint, *get_args(hint)) if is_dataclass(kind) and isinstance(kind, type)), None)
+        cls = hints[part]

@@ -16,7 +16,10 @@ import gc
 import itertools
 import logging
 import mmap
+import os
 import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -268,12 +271,20 @@ def _as_it_is(made: object) -> object:
 
 
 def _start_worker(_: int) -> None:
-    """Leave the parent's objects alone, so that their memory stays shared, and keep memory that was freed.
+    """End when the parent has ended, leave its objects alone so that they stay shared, and keep memory that was freed.
 
     Frames of a sample then go where those of the last one were: fresh pages cost more than a copy does (glibc).
     """
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     gc.freeze()
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         for option, size in ((_M_TRIM_THRESHOLD, 2**28), (_M_MMAP_THRESHOLD, 2**25)):
             mallopt(option, size)
+
+
+def _end_with(parent: int) -> None:
+    """torch's own watch ends in waiting for a reader of the last batches, when the parent was killed."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -72,3 +72,74 @@ def test_training_with_published_encoders_embeds_once_and_goes_on_without_t5(sto
     state = load_trainer_state(tmp_path / "run" / "checkpoint")
     assert not [name for name in state["model"] if "tower" in name or "vision_model" in name]
     assert torch.isfinite(model.condition.vision_signature).all()
+
+
+@pytest.fixture
+def make_dataset(tmp_path):
+    """Stores of datasets whose robots nobody described, side by side in one folder."""
+
+    def make(name: str, lengths: tuple[int, ...]) -> None:
+        rng = np.random.default_rng(len(name))
+        mask = np.arange(128) < 9
+        with EpisodeStore.create(tmp_path / "datasets" / name, None, robot_type=name) as store:
+            for number, length in enumerate(lengths):
+                states = np.where(mask, rng.normal(size=(length, 128)), 0).astype(np.float32)
+                store.add(
+                    Episode(
+                        name=f"{name}_{number}",
+                        states=states,
+                        state_mask=mask,
+                        actions=states,
+                        action_mask=mask,
+                        images={"external": rng.integers(0, 256, (length, 30, 40, 3), dtype=np.uint8)},
+                        instructions=("pick up the cup",),
+                        rate_hz=5.0,
+                    ),
+                    max_steps=8,
+                )
+
+    return make
+
+
+def pretrain(tmp_path, *words, **data) -> int:
+    config = {
+        "preset": "rdt_tiny",
+        "out": str(tmp_path / "run"),
+        "steps": 2,
+        "condition": {"cameras": ["external"]},
+        "data": {"stores": [str(tmp_path / "datasets")], "batch_size": 8, "state_noise_snr_db": 40.0, **data},
+        "device": "cpu",
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    return main(["train", str(tmp_path / "run.yaml"), *words])
+
+
+def test_a_mixture_of_stores_without_a_robot_trains_and_deploys_the_configs(make_dataset, tmp_path, capsys):
+    make_dataset("droid", (30, 12))
+    make_dataset("bc_z", (5,))
+    make_dataset("viola", (5,))
+    mixture = {"name": "two", "datasets": {"bc_z": 1, "droid": 2, "toto": 1}}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(mixture))
+    assert pretrain(tmp_path, mixture=str(tmp_path / "two.yaml")) != 0
+    assert "unknown store 'toto' in mixture 'two'" in capsys.readouterr().err
+    assert pretrain(tmp_path, mixture=str(tmp_path / "two.yaml"), mixture_missing="skip", workers=1) == 0
+    said = capsys.readouterr().out
+    assert "goes without datasets without a store: toto" in said
+    assert "goes without stores that it does not name: viola" in said
+    assert "the checkpoint is for robot 'sim_bimanual'; of another one, or of one unknown, are: bc_z, droid" in said
+    assert load_checkpoint(tmp_path / "run" / "checkpoint").robot.name == "sim_bimanual"
+    # to go on, another number of workers is no other run; another mixture is
+    again = {"mixture": str(tmp_path / "two.yaml"), "mixture_missing": "skip"}
+    assert pretrain(tmp_path, "--resume", "auto", workers=0, **again) == 0
+    assert pretrain(tmp_path, "--resume", "auto", weights={"droid": 1}) != 0
+    assert "data.weights" in capsys.readouterr().err
+
+
+def test_another_robots_store_is_refused_unless_mixed_on_purpose(store, tmp_path, capsys):
+    (tmp_path / "store").rename(tmp_path / "datasets")
+    robot = {"robot": "aloha_viperx"}
+    config = tmp_path / "run.yaml"
+    pretrain(tmp_path, "--robot", robot["robot"])
+    assert "was recorded by robot 'sim_bimanual', the config says 'aloha_viperx'" in capsys.readouterr().err
+    assert main(["train", str(config), "--robot", robot["robot"], "--data.other_robots", "true"]) == 0
+    assert load_checkpoint(tmp_path / "run" / "checkpoint").robot.name == "aloha_viperx"

@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from data_pipeline.schema.registry import configs_dir
+from data_pipeline.transforms.augment import AugmentConfig
 from rdt.model.presets import PRESETS
 from rdt.train.config import TrainConfig, config_from_dict, dump_config, load_config
 from rdt.visuomotor import VisuomotorPolicy
@@ -41,6 +42,9 @@ def test_options_override_the_file(tmp_path):
         ("steps: many", [], "steps"),
         ("optim: {schedule: linear}", [], "constant or cosine"),
         ("data: {dropout: {state: 1.5}}", [], "must be in"),
+        ("data: {mixture: rdt_pretrain, weights: {a: 1}}", [], "say the same thing"),
+        ("data: {workers: -1}", [], "workers must be 0 or more"),
+        ("data: {weight_unit: steps}", [], "weight_unit"),
         ("- a list", [], "must hold a mapping"),
     ],
 )
@@ -74,3 +78,19 @@ def test_the_published_condition_fits_the_published_network(tmp_path):
     with torch.device("meta"):
         model = VisuomotorPolicy(PRESETS[config.preset], config.condition, config.noise_slots)
     assert model.condition.num_images * model.condition.vision.tokens_per_image == 4374
+
+
+def test_augmentation_is_off_until_it_has_a_probability(tmp_path):
+    assert load_config(write(tmp_path, "steps: 7\n")).data.augment == AugmentConfig(probability=0)
+    path = write(tmp_path, "data: {augment: {hue: 0.1}}\n")
+    config = load_config(path, ["--data.augment.probability", "0.5"])
+    assert config.data.augment == AugmentConfig(hue=0.1)  # the published one otherwise
+    assert config_from_dict(yaml.safe_load(dump_config(config))) == config
+    with pytest.raises(ValueError, match="did you mean 'hue'"):
+        load_config(write(tmp_path, "data: {augment: {hu: 0.1}}\n"))
+
+
+def test_weights_are_named_in_the_config(tmp_path):
+    config = load_config(write(tmp_path, "data: {weights: {droid: 2, bc_z: 1.5}, weight_unit: episode}\n"))
+    assert config.data.weights == {"droid": 2, "bc_z": 1.5}
+    assert config_from_dict(yaml.safe_load(dump_config(config))) == config

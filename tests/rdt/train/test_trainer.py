@@ -88,6 +88,14 @@ def test_validation_sees_the_average_and_lands_in_the_log(make_trainer):
     assert [row["step"] for row in rows(trainer) if "held_out_error" in row] == [6, 12]
 
 
+def test_substituted_samples_are_counted_by_line(make_trainer):
+    trainer = make_trainer(steps=8)
+    batches, counts = trainer.batches, [0, 1, 0, 2, 0, 0, 3, 0]
+    trainer.batches = lambda step: dataclasses.replace(batches(step), num_substituted=counts[step])
+    trainer.run(log_every=2)
+    assert [row.get("substituted") for row in rows(trainer)] == [1, 2, None, 3]
+
+
 def test_a_loss_that_is_not_a_number_stops_the_run(make_trainer):
     trainer = make_trainer()
     with torch.no_grad():
