@@ -13,7 +13,7 @@ import torch
 from data_pipeline.atomic import write_json
 from data_pipeline.schema.registry import load_attribute
 
-BENCHES = {"infer": "deploy.bench_infer:bench"}
+BENCHES = {"infer": "deploy.bench_infer:bench", "data": "deploy.bench_data:bench"}
 """Word after `rdt bench` -> function of the parsed arguments that prints its table and returns the figures."""
 
 MIN_REPEATS, MAX_REPEATS = 3, 100

@@ -118,6 +118,14 @@ def build_parser() -> argparse.ArgumentParser:
     infer.add_argument("--json", metavar="FILE", help="write the figures there too")
     _add_device(infer)
 
+    bench_data = bench_commands.add_parser(
+        "data", help="one training sample from the disk: a plain PIL + h5py reader against the store, on data it makes"
+    )
+    bench_data.add_argument("--episodes", type=_positive, default=4, metavar="N", help="that are made")
+    bench_data.add_argument("--steps", type=_positive, default=150, metavar="N", help="of each")
+    bench_data.add_argument("--samples", type=_positive, default=200, metavar="N", help="read in each of 4 rounds")
+    bench_data.add_argument("--json", metavar="FILE", help="write the figures there too")
+
     commands.add_parser("doctor", help="versions, devices, rendering, extras: what is missing and how to get it")
     return parser
 

@@ -59,10 +59,9 @@ def command(args: argparse.Namespace) -> None:
     record(config, out)
     convert_demonstrations(config, out)
     train(config, out)
-    print(
-        f"checkpoint in {out / CHECKPOINT}; next: rdt eval {out / CHECKPOINT} --env "
-        f"{config.demonstrations.environment} --out {out / 'eval'}"
-    )
+    simulated = f"rdt eval {out / CHECKPOINT} --env {config.demonstrations.environment} --out {out / 'eval'}"
+    following = simulated if config.demonstrations.per_task else f"rdt checkpoint inspect {out / CHECKPOINT}"
+    print(f"checkpoint in {out / CHECKPOINT}; next: {following}")
 
 
 def check(config: TrainConfig) -> None:

@@ -102,7 +102,7 @@ def read_recording(
     are the file's own where it states them, else the embodiment's. Raises `ValueError` naming file and key.
     """
     path = Path(path)
-    with _opened(path) as file:
+    with opened(path) as file:
         attributes = dict(file.attrs)
         robot = _text(attributes.get("robot", embodiment.name))
         if robot != embodiment.name:
@@ -207,7 +207,7 @@ class Hdf5Tree:
 
 def read_tree(path: str | Path, group: str = "") -> Hdf5Tree:
     """All numbers of a file, or of one of its groups, in memory. Raises `ValueError` naming file and key."""
-    with _opened(Path(path)) as file:
+    with opened(Path(path)) as file:
         top = file.get(group) if group else file
         if not isinstance(top, h5py.Group):
             raise ValueError(f"group {group!r} is missing: the file has {sorted(file)}")
@@ -219,7 +219,7 @@ def read_tree(path: str | Path, group: str = "") -> Hdf5Tree:
 
 def group_names(path: str | Path) -> list[str]:
     """The groups at the top of a file, in name order. Raises `ValueError` naming a damaged file."""
-    with _opened(Path(path)) as file:
+    with opened(Path(path)) as file:
         return sorted(name for name, item in file.items() if isinstance(item, h5py.Group))
 
 
@@ -248,7 +248,7 @@ class Hdf5Source:
     def fields(self) -> Mapping[str, FieldSpec] | None:
         """Of the first file: the format has no description of its own. None when that file cannot be read."""
         try:
-            with _opened(self._shards[0].path) as file:
+            with opened(self._shards[0].path) as file:
                 return _field_specs(file)
         except ValueError:
             return None
@@ -278,7 +278,7 @@ def _field_specs(file: h5py.File) -> dict[str, FieldSpec]:
 
 
 def _read_raw(shard: Shard, sidecar: Mapping[str, Any]) -> RawEpisode:
-    with _opened(shard.path) as file:
+    with opened(shard.path) as file:
         datasets = _datasets(file)
         fields = {key: _read(dataset) for key, dataset in datasets.items() if _is_numbers(dataset)}
         if not fields:
@@ -361,12 +361,12 @@ class _RawFrames(Sequence[np.ndarray]):
         return self._num_frames
 
     def __getitem__(self, step: int) -> np.ndarray:  # type: ignore[override]  # one frame, no slices
-        with _opened(self._path) as file:
+        with opened(self._path) as file:
             return file[self._key][range(self._num_frames)[step]]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
+def opened(path: Path) -> Iterator[h5py.File]:
     """The file for reading; every failure becomes one `ValueError` that begins with its name."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")

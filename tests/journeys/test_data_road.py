@@ -56,6 +56,46 @@ def test_what_leads_back_to_the_source_is_kept(road):
     assert (report["episodes"], report["quarantined"]) == (4, [])
 
 
+MIXED = """
+preset: rdt_tiny
+robot: agilex_cobot_magic
+steps: 4
+out: mixed
+condition: {cameras: [external], image_history: 1}
+data:
+  stores: [stores]
+  weights: {tiny_rlds: 2, tiny_aloha: 1, tiny_lerobot: 1}
+  weight_unit: episode
+  batch_size: 8
+  workers: 1
+  state_noise_snr_db: 40
+  augment: {probability: 0.5}
+optim: {warmup_steps: 1}
+validate_every: 4
+checkpoint_every: 4
+device: cpu
+"""
+
+
+def test_a_policy_trains_on_all_of_them_by_weight(road, run_rdt):
+    folder, _, _ = road
+    (folder / "mixed.yaml").write_text(MIXED)
+    done = run_rdt("train", "mixed.yaml", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "of one unknown, are: tiny_rlds, tiny_lerobot" in done.stdout
+    lines = [json.loads(line) for line in (folder / "mixed/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 4 and np.isfinite(lines[-1]["loss"]) and "substituted" not in lines[-1]
+    done = run_rdt("train", "mixed.yaml", "--out", "other", "--data.weights", "{tiny_rdls: 1}", cwd=folder)
+    assert done.returncode == 1 and "tiny_rdls" in done.stderr
+
+
+def test_a_clean_conversion_has_nothing_to_be_told(road, run_rdt):
+    folder, datasets, _ = road
+    yamls = [dataset.yaml.name for dataset in datasets.values()]
+    done = run_rdt("data", "validate", "stores", *yamls, cwd=folder)
+    assert done.returncode == 0 and "0 errors, 0 warnings, 0 notes" in done.stdout, done.stdout
+
+
 @pytest.mark.parametrize("to", ["lerobot-v3.0", "lerobot-v2.1"])
 @pytest.mark.parametrize("name", NAMES)
 def test_exports_keep_every_rule_of_the_format(road, run_rdt, name, to):
@@ -106,7 +146,7 @@ def test_a_killed_conversion_finishes_with_the_same_bytes(road, run_rdt):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    while process.poll() is None and not list((folder / "killed/conversion").glob("*.hdf5-*.json")):
+    while process.poll() is None and not list((folder / "killed/conversion").glob("tiny_aloha*.json")):
         time.sleep(0.01)
     assert process.poll() is None, "the conversion ended before it could be killed"
     os.killpg(process.pid, signal.SIGKILL)
