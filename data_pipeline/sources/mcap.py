@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,39 @@ class McapSource:
             yield Fault("bad_crc" if crc else "truncated", shard.name, message)
             return
         yield from build_episodes(shard.name, self.plan, topics, messages)
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What a recording says of one topic."""
+
+    name: str
+    kind: str  # "sensor_msgs/msg/JointState"
+    num_messages: int
+    rate_hz: float  # over the whole recording; 0 where that has no length
+
+
+def list_topics(path: str | Path) -> list[Topic]:
+    """The topics of an MCAP file, from its summary. Raises `ValueError` for a file without one."""
+    try:
+        from mcap.exceptions import McapError
+        from mcap.reader import make_reader
+    except ImportError:
+        raise ModuleNotFoundError(f"MCAP files need the package mcap: {_INSTALL}") from None
+    try:
+        with Path(path).open("rb") as file:
+            summary = make_reader(file).get_summary()
+    except (McapError, ValueError, EOFError, IndexError, struct.error) as error:
+        raise ValueError(f"{path} is damaged or cut short ({error}): `rdt data repair` may save it") from None
+    if summary is None or summary.statistics is None:
+        raise ValueError(f"{path} has no summary, it was not closed: `rdt data repair` may save it")
+    counts, statistics = summary.statistics.channel_message_counts, summary.statistics
+    seconds = (statistics.message_end_time - statistics.message_start_time) / 1e9
+    topics = []
+    for number, channel in sorted(summary.channels.items(), key=lambda item: item[1].topic):
+        schema, count = summary.schemas.get(channel.schema_id), counts.get(number, 0)
+        topics.append(Topic(channel.topic, schema.name if schema else "", count, count / seconds if seconds else 0.0))
+    return topics
 
 
 def recover_mcap(path: str | Path, out: str | Path) -> Fault | None:

@@ -13,6 +13,7 @@ from data_pipeline.mapping.mapping import Mapping as DatasetMapping
 from data_pipeline.mapping.starter import starter_yaml
 from data_pipeline.schema.layout import SLOT_NAMES
 from data_pipeline.schema.registry import find_config
+from data_pipeline.sources.mcap import list_topics
 from data_pipeline.sources.opening import open_dataset, open_recordings, recognise
 from data_pipeline.sources.raw import FieldSpec, Source
 from data_pipeline.storage import EpisodeStore, find_stores
@@ -24,6 +25,10 @@ def command(args: argparse.Namespace) -> None:
     path = Path(args.path)
     if path.is_dir() and (EpisodeStore.exists(path) or recognise(path) is None):
         print("\n\n".join(describe_store(EpisodeStore.open(store)) for store in find_stores(path)))
+        return
+    if path.exists() and recognise(path) == "mcap":
+        files = [path] if path.is_file() else sorted(path.rglob("*.mcap"))
+        print(describe_topics(files[0], len(files)))
         return
     if path.exists() and recognise(path) is not None:
         source = open_recordings(path)
@@ -39,6 +44,19 @@ def command(args: argparse.Namespace) -> None:
         for opened in open_dataset(mapping, yaml, args.root):
             shards = opened.source.shards()
             print(f"fits the files there: {len(shards)} shards, the first {shards[0].path}")
+
+
+def describe_topics(file: Path, num_files: int) -> str:
+    """The topics of one recording: what a dataset YAML with `format: mcap` can name."""
+    topics = list_topics(file)
+    wide, kind = (max(len(text) for text in texts) for texts in zip(*((t.name, t.kind) for t in topics), strict=True))
+    lines = [f"{file}" + (f", the first of {num_files} recordings" if num_files > 1 else "")]
+    lines += [
+        f"  {t.name:<{wide}}  {t.kind:<{kind}}  {t.num_messages:>8} messages  {t.rate_hz:8.1f} Hz" for t in topics
+    ]
+    return "\n".join(
+        [*lines, "", "next: a dataset YAML says which of these are state, cameras and clock (docs/data.md)"]
+    )
 
 
 def starter(path: Path, name: str, source: Source) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.frames import JpegFrames, encode_jpeg
-from data_pipeline.sources.mcap import McapSource, RosbagSource, recover_mcap
+from data_pipeline.sources.mcap import McapSource, RosbagSource, list_topics, recover_mcap
 from data_pipeline.sources.raw import RawEpisode
 from data_pipeline.sources.topics import Sync, TopicPlan
 from tests.data_pipeline.conftest import make_pictures
@@ -283,6 +283,17 @@ def test_an_mcap_cut_short_or_flipped_is_left_out_and_its_neighbour_read(tmp_pat
     assert episode.name == "b.mcap:0"
     assert [fault.where for fault in faults] == ["a.mcap", "c.mcap", "d.mcap"]
     assert {fault.kind for fault in faults} <= {"truncated", "bad_crc"}
+
+
+def test_topics_are_listed_with_their_rates(tmp_path):
+    file = write_mcap(tmp_path / "take.mcap", make_messages())
+    topics = {topic.name: topic for topic in list_topics(file)}
+    assert list(topics) == sorted((JOINTS, POSES, GRIP, TEXT, HIGH, WRIST))
+    assert (topics[HIGH].kind, topics[HIGH].num_messages) == ("sensor_msgs/msg/CompressedImage", 20)
+    assert topics[JOINTS].rate_hz == pytest.approx(100, rel=0.2)
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(ValueError, match="rdt data repair"):
+        list_topics(file)
 
 
 def test_the_messages_before_the_damage_are_recovered(tmp_path):
