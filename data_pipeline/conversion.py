@@ -11,13 +11,14 @@ takes the shards in their order, so that the store's bytes do not depend on work
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,7 +147,7 @@ def convert(
     done, total = 0, sum(sizes.values())
     tell = progress or (lambda *_: None)
     tell("convert", done, total)
-    joined = 0  # shards
+    joined = ready = ready_bytes = 0  # shards in the store, shards that are done without a gap, bytes between the two
     for shard, record in _run(engine, _convert_shard, work, missing, workers):
         records[shard.name] = record
         report.add(record)
@@ -159,12 +160,14 @@ def convert(
                 f"the first: {first.where}: {first.message}. What is converted is kept; see `rdt data validate`"
             )
         if job is None:
-            wave = list(takewhile(lambda shard: shard.name in records, shards[joined:]))
-            if sum(one.num_bytes for each in wave for one in records[each.name].episodes) >= wave_bytes:
-                _join(store, wave, records, report)
+            while ready < len(shards) and shards[ready].name in records:
+                ready_bytes += sum(one.num_bytes for one in records[shards[ready].name].episodes)
+                ready += 1
+            if ready_bytes >= wave_bytes:
+                _join(store, shards[joined:ready], records, report)
                 store.flush(statistics=False)
-                _clear(out, wave)
-                joined += len(wave)
+                _clear(out, shards[joined:ready])
+                joined, ready_bytes = ready, 0
     if job is None:
         _join(store, shards[joined:], records, report)
         store.flush(lambda call, jobs: _told(_run(engine, call, None, jobs, workers), len(jobs), tell))
@@ -307,7 +310,7 @@ def _fingerprint(path: Path) -> dict[str, int]:
 def _folder(out: Path, shard: Shard) -> Path:
     """Named after the shard: readable, and still different where only odd characters differ."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", shard.name)[-80:].lstrip(".")
-    return out / FOLDER / f"{readable}-{google_crc32c.value(shard.name.encode()):08x}"
+    return out / FOLDER / f"{readable}-{google_crc32c.value(os.fsencode(shard.name)):08x}"
 
 
 def _record_path(out: Path, shard: Shard) -> Path:
@@ -315,6 +318,7 @@ def _record_path(out: Path, shard: Shard) -> Path:
     return folder.with_name(folder.name + ".json")
 
 
+@cache
 def _code_version() -> str:
     try:
         return version("rdt-stack")

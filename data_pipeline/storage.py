@@ -32,7 +32,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.atomic import atomic_path, remove_leftovers, write_json
-from data_pipeline.feature_stats import frame_stats, merge_stats, quantiles, row_stats, sampled_steps, to_plain
+from data_pipeline.feature_stats import (
+    finite_rows,
+    frame_stats,
+    merge_stats,
+    quantiles,
+    row_stats,
+    sampled_steps,
+    to_plain,
+)
 from data_pipeline.frames import JpegFrames
 from data_pipeline.lerobot_format import (
     COUNTERS,
@@ -341,7 +349,6 @@ class EpisodeStore(Sequence[Episode]):
             shutil.rmtree(self.path / _INCOMING, ignore_errors=True)  # of a flush that was killed at its end
             return
         features = dict(self._features)
-        staged = [read_staged(path) for path in incoming]
         files = self._assigned_files()
         tasks = self._tasks()
         starts = [0, *accumulate(self.episode_lengths)]
@@ -361,7 +368,7 @@ class EpisodeStore(Sequence[Episode]):
             jobs.append(JoinJob(self._data_path(number), self._index_path(number), tuple(parts), features, entries))
         for _ in run(join, jobs):
             pass
-        self._write_metadata(features, files, tasks, [dict(part.stats) for part in staged], statistics=statistics)
+        self._write_metadata(features, files, tasks, incoming, statistics=statistics)
         shutil.rmtree(self.path / _INCOMING, ignore_errors=True)
         self._open_file = _file_cache()
         self._committed_features = features
@@ -485,13 +492,13 @@ class EpisodeStore(Sequence[Episode]):
         features: dict[str, Feature],
         files: list[int],
         tasks: dict[str, int],
-        staged_stats: list[dict[str, Any]],
+        incoming: Sequence[Path],
         *,
         statistics: bool,
     ) -> None:
-        """Everything below meta/, the count of episodes last."""
+        """Everything below meta/, the count of episodes last. Statistics of an added episode stand in its own file."""
         columns = episodes_schema(features).append(pa.field(ENTRY, pa.string()))
-        first = len(self) - len(staged_stats)
+        first = len(self) - len(incoming)
         starts = [0, *accumulate(self.episode_lengths)]
         for number in range(first // _EPISODES_A_FILE, -(-len(self) // _EPISODES_A_FILE)):
             begin, path = number * _EPISODES_A_FILE, self._episodes_path(number)
@@ -499,6 +506,7 @@ class EpisodeStore(Sequence[Episode]):
             for i in range(max(begin, first), min(begin + _EPISODES_A_FILE, len(self))):
                 entry = self._entries[i]
                 ours = counters(entry.num_steps, entry.rate_hz, i, starts[i], tasks[entry.instructions[0]])
+                stats = {**read_staged(incoming[i - first]).stats, **{key: row_stats(ours[key]) for key in ours}}
                 row = {
                     "episode_index": i,
                     "tasks": list(entry.instructions),
@@ -506,7 +514,7 @@ class EpisodeStore(Sequence[Episode]):
                     **{f"data/{key}": value for key, value in file_place(files[i]).items()},
                     "dataset_from_index": starts[i],
                     "dataset_to_index": starts[i + 1],
-                    **stats_columns(staged_stats[i - first] | {key: row_stats(ours[key]) for key in ours}),
+                    **stats_columns(stats),
                     **{f"meta/episodes/{key}": value for key, value in file_place(number).items()},
                     ENTRY: entry.to_json(),
                 }
@@ -550,10 +558,12 @@ class EpisodeStore(Sequence[Episode]):
                 parts = pa.concat_tables([pq.read_table(path, columns=columns, use_threads=False) for path in tables])
                 shaped = {name: Feature("float64", (1,) if name == "count" else feature.shape) for name in names}
                 of = {name: from_arrow(parts[f"stats/{key}/{name}"].drop_null(), shaped[name]) for name in names}
+                if not len(of["count"]):
+                    continue
                 of = {name: values.reshape(len(values), *shaped[name].shape) for name, values in of.items()}
                 merged = merge_stats([{name: of[name][i] for name in names} for i in range(len(of["count"]))])
                 data = (pq.read_table(self._data_path(n), columns=[key], use_threads=False) for n in sorted(set(files)))
-                rows = [from_arrow(table[key].drop_null(), feature)[::stride].copy() for table in data]
+                rows = [finite_rows(from_arrow(table[key].drop_null(), feature))[::stride].copy() for table in data]
                 stats[key] = to_plain({**merged, **quantiles(np.concatenate(rows))})
         return stats
 

@@ -206,7 +206,9 @@ class DatasetWriter:
         tasks = {text: self.task_index(text) for text in episode.instructions}
         ours = counters(episode.num_steps, self._fps, number, self._num_steps, tasks[episode.instructions[0]])
         values = {**columns, **ours}
-        stats: dict[str, Stats] = {key: row_stats(rows) for key, rows in values.items() if rows.dtype != object}
+        stats: dict[str, Stats] = {
+            key: found for key, rows in values.items() if rows.dtype != object and (found := row_stats(rows))
+        }
         pictures = {}
         for key, frames in images.items():
             sampled = [frames[step] for step in sampled_steps(episode.num_steps)]

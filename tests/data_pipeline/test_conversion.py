@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 import signal
@@ -235,6 +236,17 @@ def test_source_columns_that_do_not_fit_are_left_behind_and_told(tmp_path, episo
     assert (fault.kind, fault.where) == ("source_column", "b") and "source.effort" in fault.message
     store = EpisodeStore.open(tmp_path / "out")
     assert [sorted(store.native(i)) for i in range(2)] == [["effort", "x"], ["x"]]
+
+
+def test_a_silent_sensor_of_the_source_costs_no_conversion(tmp_path, episode):
+    force, never = np.zeros((9, 2)), np.full(9, np.nan)
+    force[3:5, 1] = np.nan
+    made = Made(tmp_path, [[ReadEpisode(episode(name=name), {"force": force, "never": never})] for name in "ab"])
+    convert(made, tmp_path / "out", None)
+    store = EpisodeStore.open(tmp_path / "out")
+    np.testing.assert_array_equal(store.native(1)["force"], force)
+    stats = json.loads((tmp_path / "out/meta/stats.json").read_text())
+    assert stats["source.force"]["count"] == [14] and "source.never" not in stats
 
 
 def test_a_full_disk_stops_the_conversion(tmp_path, recordings, robot, monkeypatch):
