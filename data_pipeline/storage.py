@@ -31,7 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.atomic import atomic_path, remove_leftovers, write_json
+from data_pipeline.atomic import atomic_path, is_temporary, remove_leftovers, write_json
 from data_pipeline.feature_stats import (
     finite_rows,
     frame_stats,
@@ -128,15 +128,18 @@ class EpisodeStore(Sequence[Episode]):
         *,
         robot_type: str | None = None,
         profile: Profile | None = None,
+        sole_writer: bool = True,
     ) -> EpisodeStore:
         """A store to add to: a fresh one, or the one that is there already if it is of the same robot and profile.
 
         Without an embodiment the store holds episodes that somebody else brought into unified units; `robot_type` is
-        then its label.
+        then its label. What killed writers left is cleared, unless this is not the `sole_writer`: several may create
+        the same store at once, and then one of them adds to it.
         """
         path = Path(path)
-        if not cls.exists(path):
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        foreign = path.exists() and (not path.is_dir() or any(not is_temporary(found) for found in path.iterdir()))
+        if not cls.exists(path):  # looked for last: another writer may have begun meanwhile
+            if foreign:
                 raise ValueError(f"{path} exists and is no episode store: choose an empty or absent folder")
             store = cls(path, embodiment, embodiment.name if embodiment else robot_type, profile or Profile())
             header = {
@@ -157,9 +160,14 @@ class EpisodeStore(Sequence[Episode]):
             )
         if profile not in (None, store.profile):
             raise ValueError(f"{path} was made with {store.profile}, not {profile}: write into another folder")
-        for folder in {path, *(p.parent for p in path.rglob("*"))}:
-            remove_leftovers(folder)
+        if sole_writer:
+            store.clear_leftovers()
         return store
+
+    def clear_leftovers(self) -> None:
+        """Remove what killed writers left; only for the one writer."""
+        for folder in {self.path, *(path.parent for path in self.path.rglob("*"))}:
+            remove_leftovers(folder)
 
     @classmethod
     def exists(cls, path: str | Path) -> bool:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from data_pipeline.atomic import check_writable, write_json
+from data_pipeline.atomic import write_json
 from data_pipeline.conversion import FOLDER, ConversionReport, convert
 from data_pipeline.mapping.mapping import Mapping
 from data_pipeline.recordings import MappedRecordings
@@ -34,7 +34,6 @@ def command(args: argparse.Namespace) -> None:
     for recordings, robot in zip(opened, robots, strict=True):
         name = recordings.mapping.name
         out = Path(args.out) / name if len(opened) > 1 else Path(args.out)
-        check_writable(out)
         with progress_bar(name) as progress:
             report = convert(
                 recordings,
