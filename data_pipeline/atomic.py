@@ -27,6 +27,7 @@ _ADVICE = {
     errno.EPERM: "the folder must be writable: change its permissions or choose another place",
     errno.ENOTDIR: "a part of the path is a file where a folder was expected: choose another place",
     errno.EEXIST: "a part of the path is a file where a folder was expected: choose another place",
+    errno.EISDIR: "there is a folder of that name: choose another one",
     errno.ENAMETOOLONG: "the name is too long for this file system: choose a shorter one",
 }
 
@@ -127,6 +128,13 @@ def check_writable(folder: str | Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
+
+
+def check_apart(out: str | Path, *inputs: str | Path) -> None:
+    """Raise `ValueError` where something would be written over, or into, what it is made of."""
+    for path in inputs:
+        if Path(out).resolve().is_relative_to(Path(path).resolve()):
+            raise ValueError(f"{out} is, or lies in, {path}, which is left as it is: choose another place")
 
 
 def remove_leftovers(folder: str | Path) -> list[Path]:

@@ -93,8 +93,6 @@ def export_lerobot(
     out = Path(out)
     if gr00t and (version != "v2.1" or vectors != "native"):
         raise ValueError("the GR00T flavour is version v2.1 with native vectors: its parts are the robot's arms")
-    if not len(store):
-        raise ValueError(f"{store.path} holds no episodes: there is nothing to export")
     roles = _roles(store, cameras)
     with atomic_folder(out) as folder:
         writer = DatasetWriter(folder, store, version, visual, coding or VideoCoding())

@@ -263,6 +263,11 @@ def read_info(path: Path) -> DatasetInfo:
         words = {"DATASET": name, "SPLIT": entry["name"], "FILEFORMAT": file_format}
         template = entry.get("filepathTemplate") or _TEMPLATE
         files = tuple(_file_name(template, words, index, len(lengths)) for index in range(len(lengths)))
+        foreign = [file for file in files if Path(file).name != file]
+        if foreign:  # a repair writes files of these names
+            raise ValueError(
+                f"{path / 'dataset_info.json'} names a file {foreign[0]!r} outside its folder: do not use it"
+            )
         splits[entry["name"]] = Split(entry["name"], files, lengths)
     if not splits:
         raise ValueError(f"{path / 'dataset_info.json'} lists no splits: {_ADVICE}")
