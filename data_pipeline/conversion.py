@@ -186,8 +186,20 @@ class _Work:
 
 
 def _convert_shard(work: _Work, shard: Shard) -> ShardRecord:
-    """One shard, whole or not at all."""
-    source = _fingerprint(shard.path)  # before it is read: a file that grows meanwhile is seen as changed
+    """One shard, whole or not at all. An error that no source foresaw names the shard, in plain words that travel."""
+    try:
+        return _converted(work, shard)
+    except (WriteError, ImportError):  # they say what to do
+        raise
+    except Exception as error:
+        raise RuntimeError(
+            f"{shard.path} cannot be converted ({type(error).__name__}: {error}): mend it or move it away, and repeat "
+            "the command; what is done is kept"
+        ) from error
+
+
+def _converted(work: _Work, shard: Shard) -> ShardRecord:
+    source = _fingerprint(shard.path)
     episodes: list[StagedFile] = []
     left_out: list[Fault] = []
     noted: list[Fault] = []
@@ -207,6 +219,8 @@ def _convert_shard(work: _Work, shard: Shard) -> ShardRecord:
             content = path.read_bytes()
             crc32c = google_crc32c.value(content)
             episodes.append(StagedFile(found.episode.name, found.episode.num_steps, len(content), crc32c))
+        if _fingerprint(shard.path) != source:
+            raise ValueError("it changed while it was read")
     record = ShardRecord(
         shard=shard.name,
         source=source,

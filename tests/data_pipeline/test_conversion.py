@@ -21,6 +21,7 @@ import pytest
 from data_pipeline import conversion
 from data_pipeline.atomic import WriteError
 from data_pipeline.conversion import convert
+from data_pipeline.mapping.paths import EpisodeError
 from data_pipeline.recordings import ReadEpisode, RobotRecordings
 from data_pipeline.sources.hdf5 import write_episode
 from data_pipeline.sources.raw import Fault, Shard
@@ -284,6 +285,40 @@ def test_a_store_of_other_episodes_is_not_added_to(tmp_path, recordings, robot, 
     with pytest.raises(ValueError, match="holds episodes that were not converted into it: convert into a new folder"):
         convert(recordings, tmp_path / "out", robot)
     assert content(tmp_path / "out") == before and not (tmp_path / "out/conversion").exists()
+
+
+class Awkward(Made):
+    """Its second shard fails as no source should."""
+
+    def read(self, shard):
+        yield from super().read(shard)
+        if shard.index == 1:
+            raise EpisodeError("odd", "an error that does not survive the way from a worker")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_unforeseen_error_names_the_shard(tmp_path, episode, workers):
+    made = Awkward(tmp_path, [[ReadEpisode(episode(name=name))] for name in "abc"])
+    with pytest.raises(
+        RuntimeError, match=r"s1 cannot be converted \(EpisodeError: an error that .*what is done is kept"
+    ):
+        convert(made, tmp_path / "out", None, workers=workers)
+    assert not list((tmp_path / "out").rglob(".*"))
+    made = Made(tmp_path, made._found)
+    assert convert(made, tmp_path / "out", None).num_episodes == 3
+
+
+class Growing(Made):
+    def read(self, shard):
+        yield from super().read(shard)
+        shard.path.write_text("more")
+
+
+def test_a_source_that_changes_while_it_is_read_is_told(tmp_path, episode):
+    made = Growing(tmp_path, [[ReadEpisode(episode(name="a"))]])
+    with pytest.raises(RuntimeError, match="it changed while it was read"):
+        convert(made, tmp_path / "out", None)
+    assert len(EpisodeStore.open(tmp_path / "out")) == 0
 
 
 def test_another_plan_needs_another_folder(tmp_path, sources, recordings, robot):
