@@ -112,12 +112,15 @@ def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path, advice: str) -> Any:
-    """What `write_json` wrote. Raises `ValueError` that names a missing or damaged file and says the advice."""
+def read_json(path: str | Path, advice: str) -> dict[str, Any]:
+    """An object of `write_json`. Raises `ValueError` that names a missing or damaged file and says the advice."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it must hold an object, got {type(content).__name__}")
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is missing or damaged ({error}): {advice}") from None
+    return content
 
 
 def check_writable(folder: str | Path) -> None:
