@@ -25,7 +25,7 @@ class McapSource:
 
     def __init__(self, path: str | Path, plan: TopicPlan, glob: str = "*.mcap") -> None:
         self.path, self.plan = Path(path), plan
-        self._shards = _shards(self.path, sorted(p for p in self.path.glob(glob) if p.is_file()), glob)
+        self._shards = _shards(self.path, sorted(p for p in self.path.glob(glob) if not p.is_dir()), glob)
 
     def shards(self) -> Sequence[Shard]:
         return self._shards

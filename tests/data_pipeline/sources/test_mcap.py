@@ -278,10 +278,11 @@ def test_an_mcap_cut_short_or_flipped_is_left_out_and_its_neighbour_read(tmp_pat
     flipped[len(content) // 3] ^= 0xFF
     (tmp_path / "c.mcap").write_bytes(flipped)
     (tmp_path / "d.mcap").write_bytes(b"")
+    (tmp_path / "e.mcap").symlink_to(tmp_path / "never fetched")
     source = McapSource(tmp_path, PLAN)
     (episode,), faults = read_all(source)
     assert episode.name == "b.mcap:0"
-    assert [fault.where for fault in faults] == ["a.mcap", "c.mcap", "d.mcap"]
+    assert [fault.where for fault in faults] == ["a.mcap", "c.mcap", "d.mcap", "e.mcap"]
     assert {fault.kind for fault in faults} <= {"truncated", "bad_crc"}
 
 
