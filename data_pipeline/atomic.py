@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -150,8 +151,7 @@ def remove_leftovers(folder: str | Path) -> list[Path]:
 
 def is_temporary(path: Path) -> bool:
     """Whether this is a name that this module gives to unfinished files and folders."""
-    stem, mark, token = path.name.removesuffix(path.suffix).rpartition(_SUFFIX + "-")
-    return bool(mark) and stem.startswith(".") and len(token) == 8
+    return re.fullmatch(rf"\..*{re.escape(_SUFFIX)}-[0-9a-f]{{8}}(\.[^.]*)?", path.name) is not None
 
 
 def _temporary_name(path: Path) -> Path:

@@ -114,12 +114,13 @@ def test_what_is_read_is_not_written_over(tmp_path):
             atomic.check_apart(tmp_path / out, tmp_path / "else", tmp_path / "in")
 
 
-def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
+@pytest.mark.parametrize("name", ["a.npz", "episode_000000-1c6b1036", "a.hdf5-1c6b1036", ".hidden"])
+def test_leftovers_of_a_killed_writer_are_removed(tmp_path, name):
     keep = tmp_path / ".hidden.tmp"
     keep.touch()
-    killed = atomic.atomic_path(tmp_path / "a.npz")
+    killed = atomic.atomic_path(tmp_path / name)
     killed.__enter__().touch()
-    assert [p.suffix for p in atomic.remove_leftovers(tmp_path)] == [".npz"]
+    assert len(atomic.remove_leftovers(tmp_path)) == 1
     assert list(tmp_path.iterdir()) == [keep]
 
 
