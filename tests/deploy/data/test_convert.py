@@ -66,11 +66,3 @@ def test_what_is_repaired_is_left_as_it_is(folder, capsys, out):
     assert main(["data", "repair", "store", "--out", out]) == 1
     assert "which is left as it is: choose another place" in capsys.readouterr().err
     assert sorted((folder / "store").rglob("*")) == before
-
-
-def test_recordings_without_a_file_are_inspected(folder, capsys):
-    info = folder / "tiny_rlds/0.1.0/dataset_info.json"
-    info.write_text('{"name": "tiny_rlds", "splits": [{"name": "train", "shardLengths": []}]}')
-    assert main(["data", "inspect", "tiny_rlds"]) == 0
-    assert main(["data", "inspect", "tiny_rlds.yaml", "--root", "."]) == 0
-    assert capsys.readouterr().out.count("0 shards\n") == 2
