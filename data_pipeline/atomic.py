@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ _ADVICE = {
     errno.EPERM: "the folder must be writable: change its permissions or choose another place",
     errno.ENOTDIR: "a part of the path is a file where a folder was expected: choose another place",
     errno.EEXIST: "a part of the path is a file where a folder was expected: choose another place",
+    errno.EISDIR: "there is a folder of that name: choose another one",
     errno.ENAMETOOLONG: "the name is too long for this file system: choose a shorter one",
 }
 
@@ -111,12 +113,15 @@ def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path, advice: str) -> Any:
-    """What `write_json` wrote. Raises `ValueError` that names a missing or damaged file and says the advice."""
+def read_json(path: str | Path, advice: str) -> dict[str, Any]:
+    """An object of `write_json`. Raises `ValueError` that names a missing or damaged file and says the advice."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it must hold an object, got {type(content).__name__}")
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is missing or damaged ({error}): {advice}") from None
+    return content
 
 
 def check_writable(folder: str | Path) -> None:
@@ -129,6 +134,13 @@ def check_writable(folder: str | Path) -> None:
         probe.unlink()
 
 
+def check_apart(out: str | Path, *inputs: str | Path) -> None:
+    """Raise `ValueError` where something would be written over, or into, what it is made of."""
+    for path in inputs:
+        if Path(out).resolve().is_relative_to(Path(path).resolve()):
+            raise ValueError(f"{out} is, or lies in, {path}, which is left as it is: choose another place")
+
+
 def remove_leftovers(folder: str | Path) -> list[Path]:
     """Delete what killed writers left in `folder`; only for its single writer. Returns what was deleted."""
     leftovers = sorted(p for p in Path(folder).glob(".*" + _SUFFIX + "*") if is_temporary(p))
@@ -139,8 +151,7 @@ def remove_leftovers(folder: str | Path) -> list[Path]:
 
 def is_temporary(path: Path) -> bool:
     """Whether this is a name that this module gives to unfinished files and folders."""
-    stem, mark, token = path.name.removesuffix(path.suffix).rpartition(_SUFFIX + "-")
-    return bool(mark) and stem.startswith(".") and len(token) == 8
+    return re.fullmatch(rf"\..*{re.escape(_SUFFIX)}-[0-9a-f]{{8}}(\.[^.]*)?", path.name) is not None
 
 
 def _temporary_name(path: Path) -> Path:

@@ -10,26 +10,30 @@ takes the shards in their order, so that the store's bytes do not depend on work
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
 import google_crc32c  # type: ignore[import-untyped]
 
-from data_pipeline.atomic import WriteError, atomic_folder, read_json, remove_leftovers, write_json
+from data_pipeline.atomic import WriteError, atomic_folder, check_writable, read_json, remove_leftovers, write_json
 from data_pipeline.cluster import run_on_ray
 from data_pipeline.recordings import ReadEpisode, Recordings
 from data_pipeline.schema.embodiment import Embodiment
-from data_pipeline.shards import Profile, stage_episode
+from data_pipeline.shards import JoinJob, Profile, stage_episode
 from data_pipeline.sources.raw import Fault, Shard
-from data_pipeline.storage import EpisodeStore
+from data_pipeline.storage import HEADER, EpisodeStore
 from data_pipeline.workers import run_as_completed
 
 Engine = Literal["pool", "ray"]
@@ -38,6 +42,7 @@ FOLDER, PLAN = "conversion", "plan.json"
 BY_CHOICE = ("filtered", "no_language", "too_short", "zero_length", "still")
 """Kinds of fault that a dataset's YAML asks for: such an episode is skipped, any other is quarantined."""
 
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)  # the last one: NFS, for a folder
 _FORM = 1  # of what this file writes beside a store
 
 
@@ -120,56 +125,47 @@ def convert(
 
     Whenever the first shards that are not joined yet amount to `wave_bytes` they are joined, so that the disk never
     holds much more than that twice. `job` (i, n): only every n-th shard from the i-th on, and no joining: n such calls
-    may run side by side. Raises
-    `ValueError` when `out` holds another conversion, when a source has changed since it was converted, or when more
-    than `max_quarantine` episodes had to be left out; `WriteError` for a full disk. What is done is kept.
+    may run side by side. Raises `ValueError` when `out` holds another conversion or another call writes into it, when
+    a source has changed since it was converted, or when more than `max_quarantine` episodes had to be left out;
+    `WriteError` for a full disk. What is done is kept.
     """
     out, profile = Path(out), profile or Profile()
-    work = _Work(recordings, out, profile)
     shards = list(recordings.shards())[:max_shards]
-    if job is None or not EpisodeStore.exists(out):  # it clears what killed writers left: not for one of several jobs
-        store = EpisodeStore.create(out, embodiment, robot_type=robot_type, profile=profile)
-    else:
-        store = EpisodeStore.open(out)
-    _check_plan(out, {"form": _FORM, "recordings": recordings.signature})
-    if job is None:
-        remove_leftovers(out / FOLDER)
-    else:
-        shards = shards[job[0] :: job[1]]
-    report = ConversionReport()
-    records = {shard.name: record for shard in shards if (record := _done(store, shard)) is not None}
-    report.num_shards_before = len(records)
-    for record in records.values():
-        report.add(record)
-    missing = [shard for shard in shards if shard.name not in records]
-    sizes = {shard.name: source_bytes(shard.path) for shard in missing}
-    done, total = 0, sum(sizes.values())
-    tell = progress or (lambda *_: None)
-    tell("convert", done, total)
-    joined = 0  # shards
-    for shard, record in _run(engine, _convert_shard, work, missing, workers):
-        records[shard.name] = record
-        report.add(record)
-        done += sizes[shard.name]
+    check_writable(out)
+    with ExitStack() as held:
+        with _locked(out, fcntl.LOCK_EX):  # calls that come at once begin one after another
+            EpisodeStore.create(out, embodiment, robot_type=robot_type, profile=profile, sole_writer=False)
+            _check_plan(out, {"form": _FORM, "recordings": recordings.signature})
+            held.enter_context(_writing(out, shared=job is not None))
+            store = EpisodeStore.open(out)
+            if job is None:
+                store.clear_leftovers()
+                remove_leftovers(out / FOLDER)
+            else:
+                shards = shards[job[0] :: job[1]]
+        records = {shard.name: record for shard in shards if (record := _done(store, shard)) is not None}
+        report = ConversionReport(num_shards_before=len(records), joined=job is None)
+        quarantined = [fault for record in records.values() for fault in record.quarantined]
+        _check_quarantined(quarantined, max_quarantine)
+        missing = [shard for shard in shards if shard.name not in records]
+        sizes = {shard.name: source_bytes(shard.path) for shard in missing}
+        done, total = 0, sum(sizes.values())
+        tell = progress or (lambda *_: None)
         tell("convert", done, total)
-        if max_quarantine is not None and len(report.quarantined) > max_quarantine:
-            first = report.quarantined[0]
-            raise ValueError(
-                f"{len(report.quarantined)} episodes had to be left out, more than the {max_quarantine} allowed; "
-                f"the first: {first.where}: {first.message}. What is converted is kept; see `rdt data validate`"
-            )
+        join = _Joiner(store, shards, records, wave_bytes)
+        for shard, record in _run(engine, _convert_shard, _Work(recordings, out, profile), missing, workers):
+            records[shard.name] = record
+            done += sizes[shard.name]
+            tell("convert", done, total)
+            quarantined += record.quarantined
+            _check_quarantined(quarantined, max_quarantine)
+            if job is None:
+                join.wave()
         if job is None:
-            wave = list(takewhile(lambda shard: shard.name in records, shards[joined:]))
-            if sum(one.num_bytes for each in wave for one in records[each.name].episodes) >= wave_bytes:
-                _join(store, wave, records, report)
-                store.flush(statistics=False)
-                _clear(out, wave)
-                joined += len(wave)
-    if job is None:
-        _join(store, shards[joined:], records, report)
-        store.flush(lambda call, jobs: _told(_run(engine, call, None, jobs, workers), len(jobs), tell))
-        _clear(out, shards[joined:])
-        report.joined = True
+            join.rest(lambda call, jobs: _told(_run(engine, call, None, jobs, workers), len(jobs), tell))
+        for shard in shards:
+            report.add(records[shard.name])
+        report.noted += join.noted
     return report
 
 
@@ -190,8 +186,20 @@ class _Work:
 
 
 def _convert_shard(work: _Work, shard: Shard) -> ShardRecord:
-    """One shard, whole or not at all."""
-    source = _fingerprint(shard.path)  # before it is read: a file that grows meanwhile is seen as changed
+    """One shard, whole or not at all. An error that no source foresaw names the shard, in plain words that travel."""
+    try:
+        return _converted(work, shard)
+    except (WriteError, ImportError):  # they say what to do
+        raise
+    except Exception as error:
+        raise RuntimeError(
+            f"{shard.path} cannot be converted ({type(error).__name__}: {error}): mend it or move it away, and repeat "
+            "the command; what is done is kept"
+        ) from error
+
+
+def _converted(work: _Work, shard: Shard) -> ShardRecord:
+    source = _fingerprint(shard.path)
     episodes: list[StagedFile] = []
     left_out: list[Fault] = []
     noted: list[Fault] = []
@@ -211,6 +219,8 @@ def _convert_shard(work: _Work, shard: Shard) -> ShardRecord:
             content = path.read_bytes()
             crc32c = google_crc32c.value(content)
             episodes.append(StagedFile(found.episode.name, found.episode.num_steps, len(content), crc32c))
+        if _fingerprint(shard.path) != source:
+            raise ValueError("it changed while it was read")
     record = ShardRecord(
         shard=shard.name,
         source=source,
@@ -228,27 +238,95 @@ def _stage(path: Path, found: ReadEpisode, profile: Profile) -> None:
     stage_episode(path, found.episode, profile, source=found.note, native=found.native, max_steps=found.max_steps)
 
 
-def _join(
-    store: EpisodeStore, shards: Sequence[Shard], records: Mapping[str, ShardRecord], report: ConversionReport
-) -> None:
-    """Add the staged episodes in the order of the shards; those that an interrupted call has added stay."""
-    for shard in shards:
-        for number, episode in enumerate(records[shard.name].episodes):
-            if store.has(episode.name):
-                continue
-            path = _folder(store.path, shard) / f"{number:05d}.parquet"
-            if google_crc32c.value(path.read_bytes()) != episode.crc32c:
-                _record_path(store.path, shard).unlink()
-                raise ValueError(f"{path} was damaged after it was written: repeat the command to make it again")
-            dropped = store.adopt(path)
-            if dropped:
-                told = f"{', '.join(dropped)} are of another type or width than in the episodes before: not kept"
-                report.noted.append(Fault("source_column", episode.name, told, left_out=False))
+class _Joiner:
+    """Adds staged episodes to a store in the order of the shards; those that an interrupted call has added stay."""
+
+    def __init__(
+        self, store: EpisodeStore, shards: Sequence[Shard], records: Mapping[str, ShardRecord], wave_bytes: float
+    ) -> None:
+        """`records` fills up meanwhile."""
+        self.noted: list[Fault] = []
+        self._store, self._shards, self._records, self._wave_bytes = store, shards, records, wave_bytes
+        self._joined = self._ready = 0  # shards in the store; shards without a gap that are there or can be
+        self._ready_bytes = 0  # of those between the two
+        self._owners: dict[str, str] = {}  # episode -> its shard
+
+    def wave(self) -> None:
+        """Join the first shards if they are done and amount to a wave."""
+        while self._ready < len(self._shards) and (record := self._records.get(self._shards[self._ready].name)):
+            self._ready_bytes += sum(one.num_bytes for one in record.episodes)
+            self._ready += 1
+        if self._ready_bytes >= self._wave_bytes:
+            self._join(self._shards[self._joined : self._ready], lambda store: store.flush(statistics=False))
+            self._joined, self._ready_bytes = self._ready, 0
+
+    def rest(self, run: Callable[[Callable, Sequence[JoinJob]], Iterable]) -> None:
+        """Join what is left, and take the statistics of the whole; `run` as of `EpisodeStore.flush`."""
+        self._join(self._shards[self._joined :], lambda store: store.flush(run))
+
+    def _join(self, shards: Sequence[Shard], flush: Callable[[EpisodeStore], None]) -> None:
+        for shard in shards:
+            for number, episode in enumerate(self._records[shard.name].episodes):
+                self._add(shard, number, episode)
+        flush(self._store)
+        for shard in shards:
+            shutil.rmtree(_folder(self._store.path, shard), ignore_errors=True)
+
+    def _add(self, shard: Shard, number: int, episode: StagedFile) -> None:
+        if episode.name in self._owners:
+            raise ValueError(
+                f"two episodes are named {episode.name!r}, in {self._owners[episode.name]} and {shard.name}: a source "
+                "must give each of its episodes a name of its own"
+            )
+        self._owners[episode.name] = shard.name
+        if self._store.has(episode.name):
+            return
+        path = _folder(self._store.path, shard) / f"{number:05d}.parquet"
+        if google_crc32c.value(path.read_bytes()) != episode.crc32c:
+            _record_path(self._store.path, shard).unlink()
+            raise ValueError(f"{path} was damaged after it was written: repeat the command to make it again")
+        dropped = self._store.adopt(path)
+        if dropped:
+            told = f"{', '.join(dropped)} are of another type or width than in the episodes before: not kept"
+            self.noted.append(Fault("source_column", episode.name, told, left_out=False))
 
 
-def _clear(out: Path, shards: Sequence[Shard]) -> None:
-    for shard in shards:
-        shutil.rmtree(_folder(out, shard), ignore_errors=True)
+def _check_quarantined(quarantined: Sequence[Fault], most: int | None) -> None:
+    if most is not None and len(quarantined) > most:
+        first = quarantined[0]
+        raise ValueError(
+            f"{len(quarantined)} episodes had to be left out, more than the {most} allowed; the first: {first.where}: "
+            f"{first.message}. What is converted is kept; see `rdt data validate`"
+        )
+
+
+@contextmanager
+def _writing(out: Path, *, shared: bool) -> Iterator[None]:
+    """Raise `ValueError` where another call writes into `out`; shared: where one does that is no share of the work."""
+    mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
+    with ExitStack() as held:
+        try:
+            held.enter_context(_locked(out / HEADER, mode))
+        except BlockingIOError:
+            raise ValueError(
+                f"another conversion writes into {out}: wait until it is done, or convert into another folder"
+            ) from None
+        yield
+
+
+@contextmanager
+def _locked(path: Path, mode: int) -> Iterator[None]:
+    """A lock that ends with the process. Where the file system knows none, nobody is kept out."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # NFS locks a file that may be written
+    try:
+        try:
+            fcntl.flock(descriptor, mode)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _done(store: EpisodeStore, shard: Shard) -> ShardRecord | None:
@@ -259,10 +337,12 @@ def _done(store: EpisodeStore, shard: Shard) -> ShardRecord | None:
         return None
     record = ShardRecord.read(path)
     if dict(record.source) != _fingerprint(shard.path):
-        raise ValueError(
-            f"{shard.path} has changed since it was converted into {out}: convert into a new folder, or remove {path} "
-            "if none of its episodes are in the store yet"
-        )
+        if any(store.has(episode.name) for episode in record.episodes):
+            raise ValueError(
+                f"{shard.path} has changed since it was converted, and its episodes are in {out} already: convert into "
+                "a new folder"
+            )
+        return None  # nothing of it is in use: a file that was damaged and has been copied again, say
     for number, episode in enumerate(record.episodes):
         file = _folder(out, shard) / f"{number:05d}.parquet"
         if not store.has(episode.name) and not (file.exists() and file.stat().st_size == episode.num_bytes):
@@ -286,6 +366,8 @@ def _run(engine: Engine, call: Callable, shared: Any, jobs: Iterable, workers: i
 def _check_plan(out: Path, plan: Mapping[str, Any]) -> None:
     path = out / FOLDER / PLAN
     if not path.exists():
+        if len(EpisodeStore.open(out)):
+            raise ValueError(f"{out} holds episodes that were not converted into it: convert into a new folder")
         write_json(path, plan)
         return
     before = read_json(path, f"remove {out} and convert again")
@@ -307,7 +389,7 @@ def _fingerprint(path: Path) -> dict[str, int]:
 def _folder(out: Path, shard: Shard) -> Path:
     """Named after the shard: readable, and still different where only odd characters differ."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", shard.name)[-80:].lstrip(".")
-    return out / FOLDER / f"{readable}-{google_crc32c.value(shard.name.encode()):08x}"
+    return out / FOLDER / f"{readable}-{google_crc32c.value(os.fsencode(shard.name)):08x}"
 
 
 def _record_path(out: Path, shard: Shard) -> Path:
@@ -315,6 +397,7 @@ def _record_path(out: Path, shard: Shard) -> Path:
     return folder.with_name(folder.name + ".json")
 
 
+@cache
 def _code_version() -> str:
     try:
         return version("rdt-stack")

@@ -23,8 +23,13 @@ Stats = dict[str, np.ndarray]
 
 
 def row_stats(rows: np.ndarray) -> Stats:
-    """Of step values (steps, ...) of numbers or truth values; quantiles by exact sorting."""
-    rows = rows[:, None] if rows.ndim == 1 else rows
+    """Of step values (steps, ...) of numbers or truth values; quantiles by exact sorting.
+
+    Steps that are not finite, a sensor that was silent, do not count; {} where none is finite.
+    """
+    rows = finite_rows(rows)
+    if not len(rows):
+        return {}
     wide = rows.astype(np.float64)
     return {
         "min": rows.min(axis=0),
@@ -34,6 +39,13 @@ def row_stats(rows: np.ndarray) -> Stats:
         "count": np.array([len(rows)]),
         **quantiles(rows),
     }
+
+
+def finite_rows(rows: np.ndarray) -> np.ndarray:
+    """The steps all of whose numbers are numbers: (steps, n, ...), a number a step as a column."""
+    rows = rows[:, None] if rows.ndim == 1 else rows
+    finite = np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))
+    return rows if finite.all() else rows[finite]
 
 
 def sampled_steps(num_steps: int, most: int = _MAX_SAMPLED_FRAMES) -> list[int]:
@@ -67,9 +79,8 @@ def merge_stats(parts: Sequence[Mapping[str, np.ndarray]]) -> Stats:
 
 
 def quantiles(rows: np.ndarray) -> Stats:
-    """The quantiles alone, by exact sorting of the rows given."""
-    rows = rows[:, None] if rows.ndim == 1 else rows
-    found = np.quantile(rows.astype(np.float64), list(QUANTILES.values()), axis=0)
+    """The quantiles alone, by exact sorting of the finite ones of the rows given, of which there is one at least."""
+    found = np.quantile(finite_rows(rows).astype(np.float64), list(QUANTILES.values()), axis=0)
     return dict(zip(QUANTILES, found, strict=True))
 
 

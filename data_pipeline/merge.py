@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.atomic import check_apart
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import unknown_name
 from data_pipeline.schema.types import CAMERA_ROLES, Episode
@@ -72,10 +73,12 @@ def merge(
     """
     if len(stores) < 2:
         raise ValueError("merging takes two stores or more")
+    check_apart(out, *(store.path for store in stores))
     _check_used(stores, renames)
     names = _renamed_episodes(stores, renames)
     _check_rates(stores)
     _check_columns(stores, renames)
+    _check_begun(out, [name for of_store in names for name in of_store])
     robot = common_robot(stores)
     robot_type = robot.name if robot else "+".join(dict.fromkeys(store.robot_type or "unknown" for store in stores))
     with EpisodeStore.create(out, robot, robot_type=robot_type, profile=stores[0].profile) as merged:
@@ -137,6 +140,13 @@ def _renamed_episodes(stores: Sequence[EpisodeStore], renames: Sequence[Rename])
             seen[name] = number
             names[-1].append(name)
     return names
+
+
+def _check_begun(out: str | Path, names: Sequence[str]) -> None:
+    """What is there already must be the beginning of this merge."""
+    held = EpisodeStore.open(out).names if EpisodeStore.exists(out) else ()
+    if list(held) != list(names[: len(held)]):
+        raise ValueError(f"{out} holds episodes that are not the first of this merge: merge into a new folder")
 
 
 def _check_used(stores: Sequence[EpisodeStore], renames: Sequence[Rename]) -> None:

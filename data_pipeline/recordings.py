@@ -96,7 +96,8 @@ class MappedRecordings:
         native = {}
         for path, values in raw.fields.items():
             width = math.prod(values.shape[1:])
-            if len(values) == raw.num_steps and width <= MAX_NATIVE_NUMBERS:
+            most = 1 if values.dtype == object else MAX_NATIVE_NUMBERS  # a column holds one text a step
+            if len(values) == raw.num_steps and 0 < width <= most:
                 # a field whose width differs from record to record is one column for each width
                 native[f"{path}.{width}" if path in self._by_width else path] = values[mapped.steps]
         note: dict[str, Any] = {"dataset": mapped.dataset, "shard": shard, "record": raw.name}

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.atomic import WriteError
+from data_pipeline.atomic import WriteError, check_apart
 from data_pipeline.frames import JpegFrames
 from data_pipeline.lerobot_format import IMAGES, from_arrow
 from data_pipeline.mapping.apply import BAD_IMAGES
@@ -62,8 +62,12 @@ def repair_store(path: str | Path, out: str | Path, progress: Callable[[str], ob
     `progress` is called with the name of each episode. An interrupted call goes on.
     """
     path, faults = Path(path), list[Fault]()
+    check_apart(out, path)
     robot, robot_type, profile = _header(path, faults)
     found = list(_found(path, faults))
+    names = {entry.name for place in found for entry in place.entries}
+    if EpisodeStore.exists(out) and not names.issuperset(EpisodeStore.open(out).names):
+        raise ValueError(f"{out} holds episodes that {path} does not name: write into a new folder")
     with EpisodeStore.create(out, robot, robot_type=robot_type, profile=profile) as store:
         for place in found:
             for entry, episode, native in _episodes(place, path, faults):

@@ -122,6 +122,11 @@ def stage_episode(
     ...) numbers or text; `source` and `max_steps` are noted in the table. Raises `ValueError` for what cannot be
     stored.
     """
+    for text in (episode.name, *episode.instructions):
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(
+                f"episode {episode.name!r}: {text!r} is no text that can be written: mend it at its source"
+            )
     num_steps = episode.num_steps
     vectors = {STATE: episode.states, ACTION: episode.actions}
     features: dict[str, Feature] = {key: array_feature(values, SLOT_NAMES) for key, values in vectors.items()}
@@ -141,6 +146,8 @@ def stage_episode(
         if len(values) != num_steps or key in features:
             what = "is there twice" if key in features else f"has {len(values)} rows for {num_steps} steps"
             raise ValueError(f"episode {episode.name!r}: source field {name!r} {what}")
+        if not values.size:  # parquet's writer would end the process
+            raise ValueError(f"episode {episode.name!r}: source field {name!r} has steps of no numbers: leave it out")
         features[key] = array_feature(values, path=name, step_shape=list(values.shape[1:]))
         vectors[key] = values
     for name, values in step_marks(episode).items():
@@ -150,8 +157,8 @@ def stage_episode(
     for key, values in {**vectors, **{key: ours[key] for key in ours if key not in _GLOBAL}}.items():
         columns[key] = to_arrow(features[key], values)
         num_bytes += columns[key].nbytes
-        if features[key].is_numeric:
-            stats[key] = row_stats(values)
+        if features[key].is_numeric and (found := row_stats(values)):
+            stats[key] = found
     entry = EpisodeEntry(
         name=episode.name,
         num_steps=num_steps,
@@ -166,7 +173,7 @@ def stage_episode(
         instruction_weights=episode.instruction_weights,
         max_steps=max_steps,
     )
-    plain = {key: to_plain(of) for key, of in stats.items()}
+    plain = {key: to_plain(found) for key, found in stats.items()}
     kept = schema({key: features[key] for key in features if key in columns})
     table = pa.table(columns, schema=kept.with_metadata({_NOTE: _note(entry, features, plain)}))
     with atomic_path(path) as temporary, _writer(temporary, table.schema) as writer:
@@ -177,7 +184,7 @@ def stage_episode(
 def read_staged(path: Path) -> Staged:
     """What `stage_episode` said of a file, from its footer."""
     note = _read_note(path)
-    return Staged(EpisodeEntry.from_json(note["episode"]), read_features(path), note["stats"])
+    return Staged(EpisodeEntry.from_json(note["episode"]), _features(note), note["stats"])
 
 
 def drop_columns(path: Path, keys: Sequence[str]) -> Staged:
@@ -211,7 +218,11 @@ def read_entries(path: Path) -> list[EpisodeEntry]:
 
 def read_features(path: Path) -> dict[str, Feature]:
     """What the columns of a data file or of a staged file hold, from its footer."""
-    return {key: Feature.from_dict(key, raw) for key, raw in _read_note(path)["features"].items()}
+    return _features(_read_note(path))
+
+
+def _features(note: Mapping[str, Any]) -> dict[str, Feature]:
+    return {key: Feature.from_dict(key, raw) for key, raw in note["features"].items()}
 
 
 def _read_note(path: Path) -> dict[str, Any]:

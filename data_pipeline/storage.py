@@ -31,8 +31,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.atomic import atomic_path, remove_leftovers, write_json
-from data_pipeline.feature_stats import frame_stats, merge_stats, quantiles, row_stats, sampled_steps, to_plain
+from data_pipeline.atomic import atomic_path, is_temporary, remove_leftovers, write_json
+from data_pipeline.feature_stats import (
+    finite_rows,
+    frame_stats,
+    merge_stats,
+    quantiles,
+    row_stats,
+    sampled_steps,
+    to_plain,
+)
 from data_pipeline.frames import JpegFrames
 from data_pipeline.lerobot_format import (
     COUNTERS,
@@ -120,15 +128,18 @@ class EpisodeStore(Sequence[Episode]):
         *,
         robot_type: str | None = None,
         profile: Profile | None = None,
+        sole_writer: bool = True,
     ) -> EpisodeStore:
         """A store to add to: a fresh one, or the one that is there already if it is of the same robot and profile.
 
         Without an embodiment the store holds episodes that somebody else brought into unified units; `robot_type` is
-        then its label.
+        then its label. What killed writers left is cleared, unless this is not the `sole_writer`: several may create
+        the same store at once, and then one of them adds to it.
         """
         path = Path(path)
-        if not cls.exists(path):
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        foreign = path.exists() and (not path.is_dir() or any(not is_temporary(found) for found in path.iterdir()))
+        if not cls.exists(path):  # looked for last: another writer may have begun meanwhile
+            if foreign:
                 raise ValueError(f"{path} exists and is no episode store: choose an empty or absent folder")
             store = cls(path, embodiment, embodiment.name if embodiment else robot_type, profile or Profile())
             header = {
@@ -149,9 +160,14 @@ class EpisodeStore(Sequence[Episode]):
             )
         if profile not in (None, store.profile):
             raise ValueError(f"{path} was made with {store.profile}, not {profile}: write into another folder")
-        for folder in {path, *(p.parent for p in path.rglob("*"))}:
-            remove_leftovers(folder)
+        if sole_writer:
+            store.clear_leftovers()
         return store
+
+    def clear_leftovers(self) -> None:
+        """Remove what killed writers left; only for the one writer."""
+        for folder in {self.path, *(path.parent for path in self.path.rglob("*"))}:
+            remove_leftovers(folder)
 
     @classmethod
     def exists(cls, path: str | Path) -> bool:
@@ -341,7 +357,6 @@ class EpisodeStore(Sequence[Episode]):
             shutil.rmtree(self.path / _INCOMING, ignore_errors=True)  # of a flush that was killed at its end
             return
         features = dict(self._features)
-        staged = [read_staged(path) for path in incoming]
         files = self._assigned_files()
         tasks = self._tasks()
         starts = [0, *accumulate(self.episode_lengths)]
@@ -361,7 +376,7 @@ class EpisodeStore(Sequence[Episode]):
             jobs.append(JoinJob(self._data_path(number), self._index_path(number), tuple(parts), features, entries))
         for _ in run(join, jobs):
             pass
-        self._write_metadata(features, files, tasks, [dict(part.stats) for part in staged], statistics=statistics)
+        self._write_metadata(features, files, tasks, incoming, statistics=statistics)
         shutil.rmtree(self.path / _INCOMING, ignore_errors=True)
         self._open_file = _file_cache()
         self._committed_features = features
@@ -485,13 +500,13 @@ class EpisodeStore(Sequence[Episode]):
         features: dict[str, Feature],
         files: list[int],
         tasks: dict[str, int],
-        staged_stats: list[dict[str, Any]],
+        incoming: Sequence[Path],
         *,
         statistics: bool,
     ) -> None:
-        """Everything below meta/, the count of episodes last."""
+        """Everything below meta/, the count of episodes last. Statistics of an added episode stand in its own file."""
         columns = episodes_schema(features).append(pa.field(ENTRY, pa.string()))
-        first = len(self) - len(staged_stats)
+        first = len(self) - len(incoming)
         starts = [0, *accumulate(self.episode_lengths)]
         for number in range(first // _EPISODES_A_FILE, -(-len(self) // _EPISODES_A_FILE)):
             begin, path = number * _EPISODES_A_FILE, self._episodes_path(number)
@@ -499,6 +514,7 @@ class EpisodeStore(Sequence[Episode]):
             for i in range(max(begin, first), min(begin + _EPISODES_A_FILE, len(self))):
                 entry = self._entries[i]
                 ours = counters(entry.num_steps, entry.rate_hz, i, starts[i], tasks[entry.instructions[0]])
+                stats = {**read_staged(incoming[i - first]).stats, **{key: row_stats(ours[key]) for key in ours}}
                 row = {
                     "episode_index": i,
                     "tasks": list(entry.instructions),
@@ -506,7 +522,7 @@ class EpisodeStore(Sequence[Episode]):
                     **{f"data/{key}": value for key, value in file_place(files[i]).items()},
                     "dataset_from_index": starts[i],
                     "dataset_to_index": starts[i + 1],
-                    **stats_columns(staged_stats[i - first] | {key: row_stats(ours[key]) for key in ours}),
+                    **stats_columns(stats),
                     **{f"meta/episodes/{key}": value for key, value in file_place(number).items()},
                     ENTRY: entry.to_json(),
                 }
@@ -550,10 +566,12 @@ class EpisodeStore(Sequence[Episode]):
                 parts = pa.concat_tables([pq.read_table(path, columns=columns, use_threads=False) for path in tables])
                 shaped = {name: Feature("float64", (1,) if name == "count" else feature.shape) for name in names}
                 of = {name: from_arrow(parts[f"stats/{key}/{name}"].drop_null(), shaped[name]) for name in names}
+                if not len(of["count"]):
+                    continue
                 of = {name: values.reshape(len(values), *shaped[name].shape) for name, values in of.items()}
                 merged = merge_stats([{name: of[name][i] for name in names} for i in range(len(of["count"]))])
                 data = (pq.read_table(self._data_path(n), columns=[key], use_threads=False) for n in sorted(set(files)))
-                rows = [from_arrow(table[key].drop_null(), feature)[::stride].copy() for table in data]
+                rows = [finite_rows(from_arrow(table[key].drop_null(), feature))[::stride].copy() for table in data]
                 stats[key] = to_plain({**merged, **quantiles(np.concatenate(rows))})
         return stats
 

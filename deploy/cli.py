@@ -9,9 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from data_pipeline.schema.registry import load_attribute
+from deploy.arguments import whole_number
 from deploy.data.parser import add_parsers as add_data_parsers
 
 MAX_SEED = 10_000
+_SEED = whole_number(0, MAX_SEED - 1)  # scenes of recording and of evaluation lie in ranges that must not meet
+_POSITIVE = whole_number(1)
 
 COMMANDS = {
     "quickstart": "deploy.quickstart:command",
@@ -39,10 +42,10 @@ def build_parser() -> argparse.ArgumentParser:
         "quickstart", help="record, convert, train and evaluate in the embedded simulator; writes a report"
     )
     quickstart.add_argument("--out", required=True, metavar="DIR", help="folder of the run; a half-done one goes on")
-    quickstart.add_argument("--demos", type=_positive, metavar="N", help="demonstrations of each task")
-    quickstart.add_argument("--episodes", type=_positive, metavar="N", help="evaluation episodes of each task")
-    quickstart.add_argument("--steps", type=_positive, metavar="N", help="training steps")
-    quickstart.add_argument("--seed", type=_seed, default=0, metavar="S", help="of recording, training and evaluation")
+    quickstart.add_argument("--demos", type=_POSITIVE, metavar="N", help="demonstrations of each task")
+    quickstart.add_argument("--episodes", type=_POSITIVE, metavar="N", help="evaluation episodes of each task")
+    quickstart.add_argument("--steps", type=_POSITIVE, metavar="N", help="training steps")
+    quickstart.add_argument("--seed", type=_SEED, default=0, metavar="S", help="of recording, training and evaluation")
     quickstart.add_argument("--config", default="quickstart", help="training config, by name or path")
     _add_device(quickstart)
 
@@ -60,8 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("eval", help="closed loop in simulation: success with 95 %% intervals, videos, JSON")
     evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
     evaluate.add_argument("--env", required=True, metavar="NAME", help="sim_transfer, sim_handover or sim_insertion")
-    evaluate.add_argument("--episodes", type=_positive, default=50, metavar="N", help="episodes of each task")
-    evaluate.add_argument("--seed", type=_seed, default=0, metavar="S", help="picks scenes never used in training")
+    evaluate.add_argument("--episodes", type=_POSITIVE, default=50, metavar="N", help="episodes of each task")
+    evaluate.add_argument("--seed", type=_SEED, default=0, metavar="S", help="picks scenes never used in training")
     evaluate.add_argument("--out", required=True, metavar="DIR", help="folder for report.json and rollouts/")
     evaluate.add_argument(
         "--sampler",
@@ -70,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="dpm_solver++ (as published), ddim, ddpm, or the class name of a diffusers scheduler",
     )
     evaluate.add_argument(
-        "--sampling-steps", type=_positive, metavar="N", help="denoising steps; else the checkpoint's"
+        "--sampling-steps", type=_POSITIVE, metavar="N", help="denoising steps; else the checkpoint's"
     )
     _add_device(evaluate)
 
@@ -93,8 +96,8 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--format", choices=["bin", "safetensors", "deepspeed"], default="bin", help="of the weights")
     convert.add_argument("--dtype", choices=["bfloat16", "float32"], help="of the weights; else as they are")
     convert.add_argument("--ema", action="store_true", help="take the moving average in the folder ema/")
-    convert.add_argument("--horizon", type=_positive, metavar="N", help="actions in a chunk")
-    convert.add_argument("--frames", type=_positive, metavar="N", help="pictures of each camera")
+    convert.add_argument("--horizon", type=_POSITIVE, metavar="N", help="actions in a chunk")
+    convert.add_argument("--frames", type=_POSITIVE, metavar="N", help="pictures of each camera")
     convert.add_argument("--cameras", type=_names, metavar="A,B", help="camera roles, in the order of their tokens")
     convert.add_argument("--config", metavar="CONFIG", help="training config, by name or path, that names the encoders")
     convert.add_argument("--robot", metavar="ROBOT", help="robot YAML, by name or path; else the config's")
@@ -121,9 +124,9 @@ def build_parser() -> argparse.ArgumentParser:
     bench_data = bench_commands.add_parser(
         "data", help="one training sample from the disk: a plain PIL + h5py reader against the store, on data it makes"
     )
-    bench_data.add_argument("--episodes", type=_positive, default=4, metavar="N", help="that are made")
-    bench_data.add_argument("--steps", type=_positive, default=150, metavar="N", help="of each")
-    bench_data.add_argument("--samples", type=_positive, default=200, metavar="N", help="read in each of 4 rounds")
+    bench_data.add_argument("--episodes", type=_POSITIVE, default=4, metavar="N", help="that are made")
+    bench_data.add_argument("--steps", type=_POSITIVE, default=150, metavar="N", help="of each")
+    bench_data.add_argument("--samples", type=_POSITIVE, default=200, metavar="N", help="read in each of 4 rounds")
     bench_data.add_argument("--json", metavar="FILE", help="write the figures there too")
 
     commands.add_parser("doctor", help="versions, devices, rendering, extras: what is missing and how to get it")
@@ -164,22 +167,8 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
 
 
-def _seed(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < MAX_SEED:  # scenes of recording and of evaluation lie in ranges that must not meet
-        raise argparse.ArgumentTypeError(f"must be from 0 to {MAX_SEED - 1}, got {value}")
-    return value
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The archive profile: a store with its pictures as mp4, a tenth of the size, and the way back to a store.
 
 An archive is a LeRobotDataset v3.0 that standard tools play. It holds every column of the store and its table; the
-pictures go through a lossy code each way. A store for training is made of it by `restore`.
+pictures go through a lossy code each way. A store for training is made of it by `restore` (`rdt data repair`); before
+that it is no store, whose pictures stand in tables, and its header has another name.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from data_pipeline.sources.lerobot import LeRobotSource
 from data_pipeline.sources.raw import Fault
 from data_pipeline.storage import ENTRY, HEADER, EpisodeStore
 
+ARCHIVE_HEADER = "archive.json"
+"""The header of the store that was archived."""
+
 
 def archive(
     store: EpisodeStore,
@@ -32,12 +36,10 @@ def archive(
     progress: Callable[[], object] = lambda: None,
 ) -> None:
     """Write `store` to the folder `out`, whole or not at all."""
-    if not len(store):
-        raise ValueError(f"{store.path} holds no episodes: there is nothing to archive")
     features = {key: feature for key, feature in store.features.items() if not feature.is_visual}
     paths = {feature.extra["path"]: key for key, feature in features.items() if key.startswith(SOURCE)}
     with atomic_folder(out) as folder:
-        shutil.copy(store.path / HEADER, folder / HEADER)
+        shutil.copy(store.path / HEADER, folder / ARCHIVE_HEADER)
         writer = DatasetWriter(folder, store, "v3.0", "video", coding or VideoCoding(), columns=features)
         for index, episode in enumerate(store):
             columns = {STATE: episode.states, ACTION: episode.actions}
@@ -50,11 +52,15 @@ def archive(
         writer.finish()
 
 
-def restore(folder: str | Path, out: str | Path) -> list[Fault]:
+def is_archive(path: str | Path) -> bool:
+    return (Path(path) / ARCHIVE_HEADER).is_file()
+
+
+def restore(folder: str | Path, out: str | Path, progress: Callable[[], object] = lambda: None) -> list[Fault]:
     """Make a store of an archive, or finish one that was interrupted; what cannot be read is left out and told."""
     folder = Path(folder)
     try:
-        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+        header = json.loads((folder / ARCHIVE_HEADER).read_text(encoding="utf-8"))
         robot = Embodiment.from_dict(header["embodiment"]) if header["embodiment"] else None
         profile = Profile(**header["profile"])
         tables = sorted((folder / "meta" / "episodes").rglob("*.parquet"))
@@ -64,6 +70,7 @@ def restore(folder: str | Path, out: str | Path) -> list[Fault]:
     source, faults = LeRobotSource(folder), []
     with EpisodeStore.create(out, robot, robot_type=header["robot_type"], profile=profile) as store:
         for found in (found for shard in source.shards() for found in source.read(shard)):
+            progress()
             if isinstance(found, Fault):
                 faults.append(found)
                 continue

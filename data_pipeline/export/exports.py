@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.atomic import check_apart
 from data_pipeline.export.aloha import export_aloha
 from data_pipeline.export.archive import archive
 from data_pipeline.export.lerobot import export_lerobot
@@ -29,4 +30,7 @@ def export(store: EpisodeStore, out: str | Path, to: str, **options: Any) -> Non
     """
     if to not in EXPORTS:
         raise ValueError(unknown_name("export format", to, EXPORTS))
+    if not len(store):
+        raise ValueError(f"{store.path} holds no episodes: there is nothing to export")
+    check_apart(out, store.path)
     EXPORTS[to](store, out, **options)

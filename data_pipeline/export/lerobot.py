@@ -93,8 +93,6 @@ def export_lerobot(
     out = Path(out)
     if gr00t and (version != "v2.1" or vectors != "native"):
         raise ValueError("the GR00T flavour is version v2.1 with native vectors: its parts are the robot's arms")
-    if not len(store):
-        raise ValueError(f"{store.path} holds no episodes: there is nothing to export")
     roles = _roles(store, cameras)
     with atomic_folder(out) as folder:
         writer = DatasetWriter(folder, store, version, visual, coding or VideoCoding())
@@ -206,7 +204,9 @@ class DatasetWriter:
         tasks = {text: self.task_index(text) for text in episode.instructions}
         ours = counters(episode.num_steps, self._fps, number, self._num_steps, tasks[episode.instructions[0]])
         values = {**columns, **ours}
-        stats: dict[str, Stats] = {key: row_stats(rows) for key, rows in values.items() if rows.dtype != object}
+        stats: dict[str, Stats] = {
+            key: found for key, rows in values.items() if rows.dtype != object and (found := row_stats(rows))
+        }
         pictures = {}
         for key, frames in images.items():
             sampled = [frames[step] for step in sampled_steps(episode.num_steps)]

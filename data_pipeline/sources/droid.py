@@ -150,12 +150,9 @@ def _metadata(folder: Path) -> dict[str, Any]:
     if path is None:
         raise FileNotFoundError(f"{folder} has no metadata_<uuid>.json, which names its cameras")
     try:
-        content = read_json(path, "download it again")
+        return read_json(path, "download it again")
     except ValueError as error:
         raise EpisodeError("sidecar", str(error)) from None
-    if not isinstance(content, dict):
-        raise EpisodeError("sidecar", f"{path} must hold an object, got {type(content).__name__}")
-    return content
 
 
 def _images(shard: Shard, stated: Mapping[str, Any], num_steps: int, faults: list[Fault]) -> dict[str, Frames]:

@@ -235,7 +235,7 @@ class Hdf5Source:
         self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"no folder {self.root}")
-        paths = sorted(path for path in self.root.glob(glob) if path.is_file())
+        paths = sorted(path for path in self.root.glob(glob) if not path.is_dir())
         if not paths:
             raise FileNotFoundError(f"no file {glob!r} in {self.root}")
         self._shards = tuple(
@@ -250,7 +250,7 @@ class Hdf5Source:
         try:
             with opened(self._shards[0].path) as file:
                 return _field_specs(file)
-        except ValueError:
+        except (ValueError, OSError):
             return None
 
     def read(self, shard: Shard) -> Iterator[RawEpisode | Fault]:
@@ -261,6 +261,8 @@ class Hdf5Source:
             return
         try:
             yield _read_raw(shard, sidecar)
+        except FileNotFoundError as error:  # a link to nothing: content that was never fetched
+            yield Fault("missing_file", shard.name, str(error))
         except (ValueError, OSError) as error:
             yield Fault("truncated", shard.name, str(error))
 

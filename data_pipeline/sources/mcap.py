@@ -25,7 +25,7 @@ class McapSource:
 
     def __init__(self, path: str | Path, plan: TopicPlan, glob: str = "*.mcap") -> None:
         self.path, self.plan = Path(path), plan
-        self._shards = _shards(self.path, sorted(p for p in self.path.glob(glob) if p.is_file()), glob)
+        self._shards = _shards(self.path, sorted(p for p in self.path.glob(glob) if not p.is_dir()), glob)
 
     def shards(self) -> Sequence[Shard]:
         return self._shards
@@ -95,9 +95,10 @@ def list_topics(path: str | Path) -> list[Topic]:
 
 
 def recover_mcap(path: str | Path, out: str | Path) -> Fault | None:
-    """Write the messages up to where a file was cut or is damaged as a whole file `out`; what was wrong, or None.
+    """Write the messages up to where a file was cut or is damaged as a whole new file `out`; what was wrong, or None.
 
-    A recording whose end is missing is no demonstration of its task any more: look before you train on it.
+    No file is written where no message could be read. A recording whose end is missing is no demonstration of its
+    task any more: look before you train on it.
     """
     try:
         from mcap.exceptions import McapError
@@ -106,7 +107,9 @@ def recover_mcap(path: str | Path, out: str | Path) -> Fault | None:
         from mcap.writer import Writer
     except ImportError:
         raise ModuleNotFoundError(f"MCAP files need the package mcap: {_INSTALL}") from None
-    path, num_messages, wrong = Path(path), 0, None
+    path, out, num_messages, wrong = Path(path), Path(out), 0, None
+    if out.exists():
+        raise FileExistsError(f"{out} exists already: choose another folder or remove it")
     schemas: dict[int, int] = {0: 0}  # id in the damaged file -> id in the new one; 0: none
     channels: dict[int, int] = {}
     with path.open("rb") as damaged, atomic_path(out) as temporary, temporary.open("wb") as file:
@@ -124,9 +127,11 @@ def recover_mcap(path: str | Path, out: str | Path) -> Fault | None:
                     writer.add_message(to, when[0], record.data, when[1], record.sequence)
                     num_messages += 1
         except (McapError, ValueError, EOFError, IndexError, KeyError, struct.error) as error:
-            wrong = f"{str(error) or type(error).__name__}: {num_messages} messages before it are saved"
+            wrong = f"{str(error) or type(error).__name__}: {num_messages} messages before it can be read"
         writer.finish()
-    return None if wrong is None else Fault("truncated", path.name, wrong, left_out=False)
+    if wrong and not num_messages:
+        out.unlink()
+    return None if wrong is None else Fault("truncated", path.name, wrong, left_out=not num_messages)
 
 
 class RosbagSource:

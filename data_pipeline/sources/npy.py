@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def read_npy(path: str | Path) -> Any:
         if not dtype.hasobject:
             content.seek(0)
             return np.lib.format.read_array(content, allow_pickle=False)
-        loaded = _data(_Reader(content).load())
+        loaded = _data(_Reader(content).load(), iter(range(len(content.getvalue()))))
     except UnsafeFileError as error:
         raise UnsafeFileError(f"{path}: {error}") from None
     except Exception as error:  # a broken pickle may raise anything
@@ -124,14 +124,20 @@ _STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-def _data(value: Any) -> Any:
-    """Stand-ins replaced by what they hold."""
+def _data(value: Any, left: Iterator[int]) -> Any:
+    """Stand-ins replaced by what they hold, as long as some are `left`.
+
+    A list that is named again and again costs two bytes and may stand for gigabytes: no honest file has more entries
+    than bytes.
+    """
+    if next(left, None) is None:
+        raise ValueError("holds more entries than it has bytes")
     if isinstance(value, _Array):
-        return _data(value.values)
+        return _data(value.values, left)
     if isinstance(value, dict):
-        return {_data(key): _data(entry) for key, entry in value.items()}
+        return {_data(key, left): _data(entry, left) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_data(entry) for entry in value]
+        return [_data(entry, left) for entry in value]
     if value is None or isinstance(value, (str, bytes, bool, int, float, np.ndarray, np.generic)):
         return value
     raise ValueError(f"holds a {type(value).__name__}")

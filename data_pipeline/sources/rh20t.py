@@ -216,12 +216,9 @@ def _image(serial: str) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = read_json(path, "download it again")
+        return read_json(path, "download it again")
     except ValueError as error:
         raise EpisodeError("sidecar", str(error)) from None
-    if not isinstance(content, dict):
-        raise EpisodeError("sidecar", f"{path} must hold an object, got {type(content).__name__}")
-    return content
 
 
 def _cameras(shard: Shard, faults: list[Fault]) -> Iterator[_Camera]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -254,19 +255,33 @@ def find_version(path: str | Path) -> Path:
 
 
 def read_info(path: Path) -> DatasetInfo:
-    raw = read_json(path / "dataset_info.json", _ADVICE)
-    name = raw.get("name") or path.parent.name
-    file_format = raw.get("fileFormat") or "tfrecord"
+    file = path / "dataset_info.json"
+    raw = read_json(file, _ADVICE)
     splits = {}
-    for entry in raw.get("splits", []):
-        lengths = tuple(int(length) for length in entry.get("shardLengths", []))
-        words = {"DATASET": name, "SPLIT": entry["name"], "FILEFORMAT": file_format}
-        template = entry.get("filepathTemplate") or _TEMPLATE
-        files = tuple(_file_name(template, words, index, len(lengths)) for index in range(len(lengths)))
-        splits[entry["name"]] = Split(entry["name"], files, lengths)
+    with _form(file):
+        name = raw.get("name") or path.parent.name
+        file_format = raw.get("fileFormat") or "tfrecord"
+        for entry in raw.get("splits", []):
+            lengths = tuple(int(length) for length in entry.get("shardLengths", []))
+            words = {"DATASET": name, "SPLIT": entry["name"], "FILEFORMAT": file_format}
+            template = entry.get("filepathTemplate") or _TEMPLATE
+            files = tuple(_file_name(template, words, index, len(lengths)) for index in range(len(lengths)))
+            splits[entry["name"]] = Split(entry["name"], files, lengths)
     if not splits:
-        raise ValueError(f"{path / 'dataset_info.json'} lists no splits: {_ADVICE}")
+        raise ValueError(f"{file} lists no splits: {_ADVICE}")
+    for member in (member for split in splits.values() for member in split.files):
+        if Path(member).name != member:  # a repair writes files of these names
+            raise ValueError(f"{file} names a file {member!r} outside its folder: do not use it")
     return DatasetInfo(name, file_format, splits)
+
+
+@contextmanager
+def _form(file: Path) -> Iterator[None]:
+    """JSON of another form than TFDS writes becomes one `ValueError`."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged ({type(error).__name__}: {error}): {_ADVICE}") from None
 
 
 def _file_name(template: str, words: Mapping[str, str], index: int, count: int) -> str:
@@ -278,20 +293,24 @@ def _file_name(template: str, words: Mapping[str, str], index: int, count: int) 
 
 
 def read_features(path: Path) -> FeatureTree:
-    raw = read_json(path / "features.json", _ADVICE)
-    top = raw.get("featuresDict", {}).get("features", {})
-    if "sequence" not in top.get(STEPS, {}):
+    file = path / "features.json"
+    raw = read_json(file, _ADVICE)
+    with _form(file):
+        top = raw.get("featuresDict", {}).get("features", {})
+        has_steps = "sequence" in top.get(STEPS, {})
+    if not has_steps:
         raise ValueError(
-            f"{path / 'features.json'} has no sequence {STEPS!r} (it has {sorted(top)}): not in the RLDS layout, "
-            "whose records are episodes"
+            f"{file} has no sequence {STEPS!r} (it has {sorted(top)}): not in the RLDS layout, whose records are "
+            "episodes"
         )
     steps: dict[str, Feature] = {}
     episode: dict[str, Feature] = {}
     unsupported: dict[str, str] = {}
-    _walk("", top[STEPS]["sequence"]["feature"], (), steps, unsupported)
-    for name, node in top.items():
-        if name != STEPS:
-            _walk(name, node, (), episode, {})
+    with _form(file):
+        _walk("", top[STEPS]["sequence"]["feature"], (), steps, unsupported)
+        for name, node in top.items():
+            if name != STEPS:
+                _walk(name, node, (), episode, {})
     return FeatureTree(steps, episode, unsupported)
 
 

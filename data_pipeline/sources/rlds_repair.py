@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from data_pipeline.atomic import atomic_folder, read_json, write_json
+from data_pipeline.atomic import atomic_folder, check_apart, read_json, write_json
 from data_pipeline.sources.raw import Fault
 from data_pipeline.sources.rlds import RldsSource
 from data_pipeline.sources.tfrecord import read_records, write_records
@@ -17,6 +17,7 @@ def repair_rlds(path: str | Path, out: str | Path, progress: Callable[[str], obj
 
     `progress` is called with the name of each file.
     """
+    check_apart(out, path)
     source, faults = RldsSource(path), list[Fault]()
     if source.info.file_format != "tfrecord":
         raise ValueError(f"{path}: files of the kind {source.info.file_format!r} cannot be repaired, tfrecord can")

@@ -63,6 +63,8 @@ def read_d4rl(path: str | Path, max_episode_steps: int | None = None) -> Transit
     Raises `ValueError` naming the file and what it lacks.
     """
     path = Path(path)
+    if max_episode_steps is not None and max_episode_steps < 1:
+        raise ValueError(f"max_episode_steps must be at least 1, got {max_episode_steps}")
     try:
         return _d4rl(path, max_episode_steps)
     except EpisodeError as error:

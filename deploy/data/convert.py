@@ -6,11 +6,12 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from data_pipeline.atomic import check_writable, write_json
+from data_pipeline.atomic import write_json
 from data_pipeline.conversion import FOLDER, ConversionReport, convert
 from data_pipeline.mapping.mapping import Mapping
 from data_pipeline.recordings import MappedRecordings
 from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.layout import SLOT_NAMES
 from data_pipeline.schema.registry import configs_dir, find_config
 from data_pipeline.shards import Profile
 from data_pipeline.sources.raw import Fault
@@ -23,7 +24,6 @@ REPORT = "report.json"
 
 def command(args: argparse.Namespace) -> None:
     profile = Profile(long_side_px=args.long_side, jpeg_quality=args.jpeg_quality)
-    job = None if args.job is None else parse_job(args.job)
     overrides = {"compat": args.compat} if args.compat else None
     # everything is opened before anything is converted: a typo in the last name costs no night
     opened = [MappedRecordings(find_config("datasets", name), args.root, overrides) for name in args.configs]
@@ -34,7 +34,6 @@ def command(args: argparse.Namespace) -> None:
     for recordings, robot in zip(opened, robots, strict=True):
         name = recordings.mapping.name
         out = Path(args.out) / name if len(opened) > 1 else Path(args.out)
-        check_writable(out)
         with progress_bar(name) as progress:
             report = convert(
                 recordings,
@@ -44,7 +43,7 @@ def command(args: argparse.Namespace) -> None:
                 profile=profile,
                 workers=args.workers or num_workers(),
                 engine=args.engine,
-                job=job,
+                job=args.job,
                 max_shards=args.max_shards,
                 max_quarantine=args.max_quarantine,
                 progress=progress,
@@ -55,7 +54,7 @@ def command(args: argparse.Namespace) -> None:
             faults = {key: [asdict(fault) for fault in found] for key, found in lists.items()}
             counts = {"episodes": report.num_episodes, "steps": report.num_steps, "shards": report.num_shards}
             write_json(out / FOLDER / REPORT, {**counts, **faults})
-    if job is not None:
+    if args.job is not None:
         print("when all jobs are done, the same command without --job joins their shares")
     else:
         print(f"next: rdt data validate {args.out}; rdt data view {out}")
@@ -76,18 +75,15 @@ def choose_robot(given: str | None, mapping: Mapping) -> Embodiment | None:
         return robot
     if given is None:
         return None
+    beyond, lacking = _named(set(robot.slots) - filled) or "no slots", _named(filled - set(robot.slots)) or "none"
     raise ValueError(
-        f"robot {robot.name!r} has the slots {sorted(robot.slots)}, dataset {mapping.name!r} fills {sorted(filled)}: "
-        "name the robot that recorded it, or leave --robot out (the store then keeps unified vectors alone)"
+        f"robot {robot.name!r} has {beyond} that dataset {mapping.name!r} does not fill, and lacks {lacking}: name the "
+        "robot that recorded it, or leave --robot out (the store then keeps unified vectors alone)"
     )
 
 
-def parse_job(text: str) -> tuple[int, int]:
-    """ "2/8" -> (2, 8)."""
-    share, slash, shares = text.partition("/")
-    if not (slash and share.isdigit() and shares.isdigit() and int(share) < int(shares)):
-        raise ValueError(f"--job takes I/N with I from 0 to N - 1, for instance 0/8, got {text!r}")
-    return int(share), int(shares)
+def _named(slots: set[int]) -> str:
+    return ", ".join(SLOT_NAMES[slot] for slot in sorted(slots))
 
 
 def summary(name: str, out: Path, report: ConversionReport) -> str:

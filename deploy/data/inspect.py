@@ -43,7 +43,7 @@ def command(args: argparse.Namespace) -> None:
     if args.root is not None:
         for opened in open_dataset(mapping, yaml, args.root):
             shards = opened.source.shards()
-            print(f"fits the files there: {len(shards)} shards, the first {shards[0].path}")
+            print(f"fits the files there: {len(shards)} shards" + "".join(f", the first {s.path}" for s in shards[:1]))
 
 
 def describe_topics(file: Path, num_files: int) -> str:
@@ -82,10 +82,10 @@ def describe_store(store: EpisodeStore) -> str:
     lines = [
         f"{store.path}: {len(entries)} episodes, {steps} steps, {time}, {size / 1e6:.1f} MB",
         f"robot         {robot}" + ("" if store.is_described else " (without a description: unified vectors alone)"),
-        "rate          " + ", ".join(f"{rate:g} Hz" for rate in sorted(rates)),
     ]
     if not entries:
         return "\n".join(lines)
+    lines.append("rate          " + ", ".join(f"{rate:g} Hz" for rate in sorted(rates)))
     lengths = sorted(store.episode_lengths)
     lines.append(f"episode       {lengths[0]} to {lengths[-1]} steps, half of them below {lengths[len(lengths) // 2]}")
     for role in dict.fromkeys(role for entry in entries for role in entry.frame_sizes):
@@ -106,9 +106,8 @@ def describe_store(store: EpisodeStore) -> str:
 
 def describe_source(path: Path, source: Source) -> str:
     shards, fields = source.shards(), source.fields()
-    lines = [
-        f"{path}: {type(source).__name__.removesuffix('Source')}, {len(shards)} shards, the first {shards[0].name}"
-    ]
+    first = "".join(f", the first {shard.name}" for shard in shards[:1])
+    lines = [f"{path}: {type(source).__name__.removesuffix('Source')}, {len(shards)} shards{first}"]
     if fields is None:
         return lines[0] + "\nits fields are known when a record is read"
     return "\n".join(

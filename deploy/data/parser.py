@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 
 from data_pipeline.schema.registry import load_attribute
+from deploy.arguments import share, whole_number
+
+_POSITIVE = whole_number(1)
 
 COMMANDS = {
     "convert": "deploy.data.convert:command",
@@ -36,10 +39,11 @@ def add_parsers(parser: argparse.ArgumentParser) -> None:
     convert.add_argument(
         "--root", metavar="DIR", help="folder that `source.glob` starts from; else here, else the YAML's own folder"
     )
-    convert.add_argument("--workers", type=int, metavar="N", help="processes; else one for each core")
+    convert.add_argument("--workers", type=_POSITIVE, metavar="N", help="processes; else one for each core")
     convert.add_argument("--engine", choices=["pool", "ray"], default="pool", help="this machine, or a Ray cluster")
     convert.add_argument(
         "--job",
+        type=share,
         metavar="I/N",
         help="do share I of N (from 0 on) in a job array; a last call without it joins the shares",
     )
@@ -47,14 +51,19 @@ def add_parsers(parser: argparse.ArgumentParser) -> None:
         "--robot", metavar="ROBOT", help="robot YAML, by name or path; else the one that the YAML names"
     )
     convert.add_argument("--compat", choices=["rdt"], help="read with the quirks of the published code")
-    convert.add_argument("--max-shards", type=int, metavar="N", help="convert the first N files only, for a look")
+    convert.add_argument("--max-shards", type=_POSITIVE, metavar="N", help="convert the first N files only, for a look")
     convert.add_argument(
-        "--max-quarantine", type=int, metavar="N", help="fail when more episodes than this had to be left out"
+        "--max-quarantine",
+        type=whole_number(0),
+        metavar="N",
+        help="fail when more episodes than this had to be left out",
     )
     convert.add_argument(
-        "--long-side", type=int, default=384, metavar="PX", help="larger pictures are reduced; 0: never"
+        "--long-side", type=whole_number(0), default=384, metavar="PX", help="larger pictures are reduced; 0: never"
     )
-    convert.add_argument("--jpeg-quality", type=int, default=95, metavar="Q", help="of pictures that are coded anew")
+    convert.add_argument(
+        "--jpeg-quality", type=whole_number(1, 100), default=95, metavar="Q", help="of pictures that are coded anew"
+    )
 
     export = commands.add_parser("export", help="native store -> other people's formats")
     export.add_argument("store", metavar="STORE", help="a native store")
@@ -79,12 +88,12 @@ def add_parsers(parser: argparse.ArgumentParser) -> None:
     validate.add_argument("--root", metavar="DIR", help="for a dataset YAML, as in `rdt data convert`")
     validate.add_argument("--html", metavar="FILE", help="write a page with plots and pictures")
     validate.add_argument("--json", metavar="FILE", help="write the findings for a program")
-    validate.add_argument("--max-episodes", type=int, metavar="N", help="look at so many episodes, evenly spread")
+    validate.add_argument("--max-episodes", type=_POSITIVE, metavar="N", help="look at so many episodes, evenly spread")
 
     stats = commands.add_parser("stats", help="statistics of each slot, in one exact pass")
     stats.add_argument("paths", nargs="+", metavar="STORE", help="native stores, or folders of them")
     stats.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="processes; the result does not depend on it"
+        "--workers", type=_POSITIVE, default=1, metavar="N", help="processes; the result does not depend on it"
     )
     stats.add_argument("--json", metavar="FILE", help="write them for a program")
     stats.add_argument(
@@ -118,6 +127,10 @@ def add_parsers(parser: argparse.ArgumentParser) -> None:
         help="KIND is camera, field, task or episodes (a prefix of names); N: only in the N-th store, from 1 on",
     )
 
-    repair = commands.add_parser("repair", help="save what can be saved of a damaged store or recording")
-    repair.add_argument("path", metavar="PATH", help="a store, an RLDS folder, an MCAP file or a folder of them")
+    repair = commands.add_parser(
+        "repair", help="save what can be saved of a damaged store or recording; restore an archive"
+    )
+    repair.add_argument(
+        "path", metavar="PATH", help="a store, an archive, an RLDS folder, an MCAP file or a folder of them"
+    )
     repair.add_argument("--out", required=True, metavar="DIR", help="a new folder; the damaged one is left as it is")

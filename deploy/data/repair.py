@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data_pipeline.atomic import check_apart
+from data_pipeline.export.archive import is_archive, restore
 from data_pipeline.repair import is_damaged_store, repair_store
 from data_pipeline.sources.mcap import recover_mcap
 from data_pipeline.sources.opening import recognise
@@ -21,8 +23,7 @@ def command(args: argparse.Namespace) -> None:
     path, out = Path(args.path), Path(args.out)
     if not path.exists():
         raise FileNotFoundError(f"no file or folder {path}")
-    if out.exists() and out.resolve() == path.resolve():
-        raise ValueError("--out must be another folder: the damaged one is left as it is")
+    check_apart(out, path)
     with tqdm(desc="repair", unit="", dynamic_ncols=True) as bar:
         faults = _repair(path, out, bar)
     for fault in faults[:_SHOWN]:
@@ -30,11 +31,14 @@ def command(args: argparse.Namespace) -> None:
     if len(faults) > _SHOWN:
         print(f"and {len(faults) - _SHOWN} more")
     lost = sum(fault.left_out for fault in faults)
-    saved = f"{len(EpisodeStore.open(out))} episodes saved" if EpisodeStore.exists(out) else "the rest saved"
-    print(f"{saved} in {out}, {lost} lost, {len(faults) - lost} mended" if faults else f"nothing was wrong; {saved}")
+    what = f"{len(EpisodeStore.open(out))} episodes" if EpisodeStore.exists(out) else "the rest"
+    saved = f"{what} saved in {out}"
+    print(f"{saved}, {lost} lost, {len(faults) - lost} mended" if faults else f"nothing was wrong; {saved}")
 
 
 def _repair(path: Path, out: Path, bar: tqdm) -> list[Fault]:
+    if is_archive(path):
+        return restore(path, out, progress=bar.update)
     if is_damaged_store(path):
         return repair_store(path, out, progress=lambda _: bar.update())
     recognised = recognise(path)
@@ -49,6 +53,6 @@ def _repair(path: Path, out: Path, bar: tqdm) -> list[Fault]:
             bar.update()
         return faults
     raise ValueError(
-        f"{path} is no store, RLDS folder or MCAP recording: `rdt data convert` reads other recordings, leaves out "
-        "what is damaged and says so"
+        f"{path} is no store, archive, RLDS folder or MCAP recording: `rdt data convert` reads other recordings, "
+        "leaves out what is damaged and says so"
     )

@@ -64,8 +64,6 @@ class Job:
 
 
 def command(args: argparse.Namespace) -> None:
-    if args.workers < 1:
-        raise ValueError(f"--workers must be 1 or more, got {args.workers}")
     stores = list(dict.fromkeys(store for path in args.paths for store in find_stores(path)))
     tables = {
         store: {kind: sums.table() for kind, sums in of.items()} for store, of in measure(stores, args.workers).items()

@@ -24,8 +24,6 @@ _WIDTH = 110
 
 
 def command(args: argparse.Namespace) -> int:
-    if args.max_episodes is not None and args.max_episodes < 1:
-        raise ValueError(f"--max-episodes must be 1 or more, got {args.max_episodes}")
     if args.html:
         check_installed()
     reports: list[Report] = []

@@ -92,12 +92,35 @@ def test_a_file_in_the_way_is_explained(tmp_path):
         atomic.write_text(tmp_path / "file" / "inner" / "a.txt", "x")
 
 
-def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
+def test_a_folder_in_the_way_of_a_file_is_explained(tmp_path):
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(atomic.WriteError, match=r"page.html: Is a directory; there is a folder of that name"):
+        atomic.write_text(tmp_path / "page.html", "x")
+    assert list((tmp_path / "page.html").iterdir()) == [] and len(list(tmp_path.iterdir())) == 1
+
+
+def test_json_that_is_no_object_is_damaged(tmp_path):
+    atomic.write_json(tmp_path / "a.json", {"a": [1]})
+    assert atomic.read_json(tmp_path / "a.json", "copy it again") == {"a": [1]}
+    (tmp_path / "a.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"a.json is missing or damaged \(it must hold an object, got list\): copy it"):
+        atomic.read_json(tmp_path / "a.json", "copy it again")
+
+
+def test_what_is_read_is_not_written_over(tmp_path):
+    atomic.check_apart(tmp_path / "out", tmp_path / "in", tmp_path / "outer")
+    for out in ("in", "in/deep/out", "x/../in"):
+        with pytest.raises(ValueError, match="which is left as it is: choose another place"):
+            atomic.check_apart(tmp_path / out, tmp_path / "else", tmp_path / "in")
+
+
+@pytest.mark.parametrize("name", ["a.npz", "episode_000000-1c6b1036", "a.hdf5-1c6b1036", ".hidden"])
+def test_leftovers_of_a_killed_writer_are_removed(tmp_path, name):
     keep = tmp_path / ".hidden.tmp"
     keep.touch()
-    killed = atomic.atomic_path(tmp_path / "a.npz")
+    killed = atomic.atomic_path(tmp_path / name)
     killed.__enter__().touch()
-    assert [p.suffix for p in atomic.remove_leftovers(tmp_path)] == [".npz"]
+    assert len(atomic.remove_leftovers(tmp_path)) == 1
     assert list(tmp_path.iterdir()) == [keep]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -19,6 +21,7 @@ import pytest
 from data_pipeline import conversion
 from data_pipeline.atomic import WriteError
 from data_pipeline.conversion import convert
+from data_pipeline.mapping.paths import EpisodeError
 from data_pipeline.recordings import ReadEpisode, RobotRecordings
 from data_pipeline.sources.hdf5 import write_episode
 from data_pipeline.sources.raw import Fault, Shard
@@ -112,7 +115,7 @@ def test_the_bytes_do_not_depend_on_waves(tmp_path, recordings, robot, workers):
 
 STEPS_OF_A_CONVERSION = [
     "conversion.write_json",  # a shard is there, its record is not
-    "conversion._join",
+    "conversion._Joiner._join",
     "storage.EpisodeStore.adopt",
     "storage.EpisodeStore._write_metadata",
     "storage.write_json",  # the last word of a flush
@@ -167,6 +170,46 @@ def test_shares_of_a_job_array_are_joined_by_a_last_call(tmp_path, recordings, r
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
+def _share(share: int, recordings, out: Path, robot, start) -> None:
+    start.wait()
+    convert(recordings, out, robot, job=(share, 3))
+
+
+def test_shares_may_begin_at_the_same_moment(tmp_path, recordings, robot):
+    convert(recordings, tmp_path / "whole", robot)
+    spawn = multiprocessing.get_context("spawn")
+    start = spawn.Barrier(3)
+    shares = [
+        spawn.Process(target=_share, args=(share, recordings, tmp_path / "out", robot, start)) for share in range(3)
+    ]
+    for process in shares:
+        process.start()
+    for process in shares:
+        process.join()
+    assert [process.exitcode for process in shares] == [0, 0, 0]
+    assert convert(recordings, tmp_path / "out", robot).num_shards_before == 3
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("one", "other"), [(None, None), (None, (0, 2)), ((0, 2), None)])
+def test_one_conversion_at_a_time_writes_into_a_folder(tmp_path, recordings, robot, one, other):
+    def meanwhile(*_):
+        with pytest.raises(ValueError, match=r"another conversion writes into .*: wait until it is done"):
+            convert(recordings, tmp_path / "out", robot, job=other)
+
+    convert(recordings, tmp_path / "out", robot, job=one, progress=meanwhile)
+    assert convert(recordings, tmp_path / "out", robot).joined
+
+
+def test_shares_write_side_by_side(tmp_path, recordings, robot):
+    def meanwhile(stage, done, total):
+        if not done:
+            convert(recordings, tmp_path / "out", robot, job=(1, 2))
+
+    convert(recordings, tmp_path / "out", robot, job=(0, 2), progress=meanwhile)
+    assert convert(recordings, tmp_path / "out", robot).num_shards_before == 3
+
+
 def test_a_bad_recording_is_reported_and_left_out(tmp_path, sources, robot):
     sources[1].write_bytes(sources[1].read_bytes()[:3000])
     report = convert(RobotRecordings([*sources, tmp_path / "nowhere.hdf5"], robot), tmp_path / "out", robot)
@@ -197,8 +240,11 @@ def test_more_left_out_than_allowed_stops_and_keeps_what_is_done(tmp_path, episo
     made = Made(tmp_path, [[ReadEpisode(episode(name="a"))], [Fault("bad_crc", "b", "its crc")], []])
     with pytest.raises(ValueError, match="1 episodes had to be left out, more than the 0 allowed; the first: b: its"):
         convert(made, tmp_path / "out", None, max_quarantine=0)
+    convert(made, tmp_path / "out", None, job=(0, 1))
+    with pytest.raises(ValueError, match="more than the 0 allowed"):  # though nothing is left to be converted
+        convert(made, tmp_path / "out", None, max_quarantine=0)
     report = convert(made, tmp_path / "out", None, max_quarantine=1)
-    assert (report.num_shards_before, report.num_shards) == (2, 3)
+    assert (report.num_shards_before, report.num_shards) == (3, 3)
 
 
 def test_a_source_that_changed_is_not_taken_for_the_old_one(tmp_path, sources, recordings, robot):
@@ -206,6 +252,73 @@ def test_a_source_that_changed_is_not_taken_for_the_old_one(tmp_path, sources, r
     os.utime(sources[0], ns=(0, 0))
     with pytest.raises(ValueError, match="has changed since it was converted"):
         convert(recordings, tmp_path / "out", robot)
+
+
+def test_a_damaged_source_that_was_copied_again_is_converted(tmp_path, sources, recordings, robot):
+    whole = sources[1].read_bytes()
+    sources[1].write_bytes(whole[:3000])
+    assert convert(recordings, tmp_path / "out", robot).num_episodes == 2
+    sources[1].write_bytes(whole)
+    report = convert(recordings, tmp_path / "out", robot)
+    assert (report.num_shards_before, report.num_episodes, report.quarantined) == (2, 3, [])
+    assert EpisodeStore.open(tmp_path / "out").names[-1] == "pick_cup/episode_1"
+
+
+def test_faults_come_in_the_order_of_the_shards(tmp_path, episode):
+    made = Made(tmp_path, [[Fault("bad_crc", f"r{i}", "its crc")] for i in range(3)])
+    convert(made, tmp_path / "out", None, job=(1, 2))
+    assert [fault.where for fault in convert(made, tmp_path / "out", None).quarantined] == ["r0", "r1", "r2"]
+
+
+@pytest.mark.parametrize("shards", [["aa"], ["a", "a"]])
+@pytest.mark.parametrize("wave_bytes", [1e9, 1])
+def test_two_episodes_of_one_name_are_told(tmp_path, episode, shards, wave_bytes):
+    made = Made(tmp_path, [[ReadEpisode(episode(name=name)) for name in names] for names in shards])
+    with pytest.raises(ValueError, match=f"two episodes are named 'a', in s0 and s{len(shards) - 1}"):
+        convert(made, tmp_path / "out", None, wave_bytes=wave_bytes)
+
+
+def test_a_store_of_other_episodes_is_not_added_to(tmp_path, recordings, robot, episode):
+    with EpisodeStore.create(tmp_path / "out", robot) as store:
+        store.add(episode(name="recorded"))
+    before = content(tmp_path / "out")
+    with pytest.raises(ValueError, match="holds episodes that were not converted into it: convert into a new folder"):
+        convert(recordings, tmp_path / "out", robot)
+    assert content(tmp_path / "out") == before and not (tmp_path / "out/conversion").exists()
+
+
+class Awkward(Made):
+    """Its second shard fails as no source should."""
+
+    def read(self, shard):
+        yield from super().read(shard)
+        if shard.index == 1:
+            raise EpisodeError("odd", "an error that does not survive the way from a worker")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_unforeseen_error_names_the_shard(tmp_path, episode, workers):
+    made = Awkward(tmp_path, [[ReadEpisode(episode(name=name))] for name in "abc"])
+    with pytest.raises(
+        RuntimeError, match=r"s1 cannot be converted \(EpisodeError: an error that .*what is done is kept"
+    ):
+        convert(made, tmp_path / "out", None, workers=workers)
+    assert not list((tmp_path / "out").rglob(".*"))
+    made = Made(tmp_path, made._found)
+    assert convert(made, tmp_path / "out", None).num_episodes == 3
+
+
+class Growing(Made):
+    def read(self, shard):
+        yield from super().read(shard)
+        shard.path.write_text("more")
+
+
+def test_a_source_that_changes_while_it_is_read_is_told(tmp_path, episode):
+    made = Growing(tmp_path, [[ReadEpisode(episode(name="a"))]])
+    with pytest.raises(RuntimeError, match="it changed while it was read"):
+        convert(made, tmp_path / "out", None)
+    assert len(EpisodeStore.open(tmp_path / "out")) == 0
 
 
 def test_another_plan_needs_another_folder(tmp_path, sources, recordings, robot):
@@ -235,6 +348,17 @@ def test_source_columns_that_do_not_fit_are_left_behind_and_told(tmp_path, episo
     assert (fault.kind, fault.where) == ("source_column", "b") and "source.effort" in fault.message
     store = EpisodeStore.open(tmp_path / "out")
     assert [sorted(store.native(i)) for i in range(2)] == [["effort", "x"], ["x"]]
+
+
+def test_a_silent_sensor_of_the_source_costs_no_conversion(tmp_path, episode):
+    force, never = np.zeros((9, 2)), np.full(9, np.nan)
+    force[3:5, 1] = np.nan
+    made = Made(tmp_path, [[ReadEpisode(episode(name=name), {"force": force, "never": never})] for name in "ab"])
+    convert(made, tmp_path / "out", None)
+    store = EpisodeStore.open(tmp_path / "out")
+    np.testing.assert_array_equal(store.native(1)["force"], force)
+    stats = json.loads((tmp_path / "out/meta/stats.json").read_text())
+    assert stats["source.force"]["count"] == [14] and "source.never" not in stats
 
 
 def test_a_full_disk_stops_the_conversion(tmp_path, recordings, robot, monkeypatch):

@@ -26,6 +26,14 @@ def test_merged_parts_are_the_whole():
     np.testing.assert_array_equal(quantiles(rows)["q99"], np.quantile(rows, 0.99, axis=0))
 
 
+def test_steps_that_are_not_finite_do_not_count():
+    rows = np.random.default_rng(0).normal(size=(9, 2))
+    spoilt = np.insert(rows, [0, 4, 9], [[np.nan, 1], [2, np.inf], [np.nan, np.nan]], axis=0)
+    assert to_plain(row_stats(spoilt)) == to_plain(row_stats(rows))
+    assert to_plain(quantiles(spoilt)) == to_plain(quantiles(rows))
+    assert row_stats(spoilt[:1]) == {}
+
+
 def test_scalars_and_truth_values_have_shape_one():
     stats = row_stats(np.array([True, False, True, True]))
     assert to_plain(stats)["min"] == [False] and to_plain(stats)["max"] == [True]

@@ -96,6 +96,25 @@ def test_what_does_not_go_together_is_told_before_anything_is_written(tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("out", ["store0", "store1", "store1/merged"])
+def test_no_store_is_merged_into_itself(tmp_path, stores, out):
+    with pytest.raises(ValueError, match=r"is, or lies in, .*which is left as it is"):
+        merge(stores, tmp_path / out, renames("2:field:effort="))
+    assert [EpisodeStore.open(store.path).names for store in stores] == [("a0", "a1"), ("b0", "b1")]
+
+
+def test_an_interrupted_merge_goes_on_and_another_one_is_not_added_to(tmp_path, stores):
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merge(stores, tmp_path / "out", renames("2:field:effort="), progress=stop)
+    with pytest.raises(ValueError, match="holds episodes that are not the first of this merge"):
+        merge(stores[::-1], tmp_path / "out", renames("1:field:effort="))
+    assert EpisodeStore.open(tmp_path / "out").names == ("a0",)
+    assert merge(stores, tmp_path / "out", renames("2:field:effort=")).names == ("a0", "a1", "b0", "b1")
+
+
 def test_other_rates_are_refused(tmp_path, stores, robot, episode):
     with EpisodeStore.create(tmp_path / "third", robot) as third:
         third.add(episode(name="c", rate_hz=50.0))

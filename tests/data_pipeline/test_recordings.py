@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import h5py
 import numpy as np
 import pytest
 import yaml
@@ -58,6 +59,18 @@ def test_what_was_cut_is_cut_from_the_source_s_fields_too(tmp_path):
     start, stop = found.note["steps"]
     assert 0 < start < stop == 40
     np.testing.assert_array_equal(found.native["observation.state"], dataset.states[0][start:])
+
+
+def test_side_fields_that_no_column_holds_cost_no_episode(tmp_path):
+    dataset = sample_data.make_aloha(tmp_path)
+    for path in dataset.files:
+        with h5py.File(path, "a") as file:
+            file["observations/depth"] = np.zeros((len(file["action"]), 0), np.float32)
+            file["observations/notes"] = np.array([["left", "right"]] * len(file["action"]), dtype=object)
+    recordings = MappedRecordings(dataset.yaml, tmp_path)
+    found = read(recordings)
+    assert len(found) == 3 and not {"observations/depth", "observations/notes"} & set(found[0].native)
+    assert convert(recordings, tmp_path / "out", None).num_episodes == 3
 
 
 def test_several_folders_are_one_dataset_whose_shards_have_names_of_their_own(tmp_path):

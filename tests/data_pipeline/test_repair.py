@@ -134,6 +134,20 @@ def test_nothing_of_the_damaged_store_changes(tmp_path, store):
     assert {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("out", ["store", "store/repaired"])
+def test_no_store_is_repaired_into_itself(tmp_path, store, out):
+    with pytest.raises(ValueError, match=r"is, or lies in, .*which is left as it is"):
+        repair_store(store.path, tmp_path / out)
+
+
+def test_a_store_of_other_episodes_is_not_added_to(tmp_path, store, robot, episode):
+    with EpisodeStore.create(tmp_path / "out", robot, profile=store.profile) as other:
+        other.add(episode(name="another"))
+    with pytest.raises(ValueError, match=r"holds episodes that .* does not name: write into a new folder"):
+        repair_store(store.path, tmp_path / "out")
+    assert EpisodeStore.open(tmp_path / "out").names == ("another",)
+
+
 def test_a_store_that_is_none_is_not_taken_for_one(tmp_path):
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta/info.json").write_text(json.dumps({}))

@@ -54,3 +54,17 @@ def test_a_file_of_another_writer_is_told(file, options):
 def test_impossible_profiles_are_refused(wrong):
     with pytest.raises(ValueError, match="must be"):
         Profile(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("fields", "source_fields", "message"),
+    [
+        ({}, {"depth": np.zeros((9, 0))}, "source field 'depth' has steps of no numbers"),
+        ({"instructions": ("lift \ud83d",)}, {}, "no text that can be written"),
+        ({"name": "caf\udce9"}, {}, "no text that can be written"),
+    ],
+)
+def test_what_no_file_can_hold_is_refused(tmp_path, episode, fields, source_fields, message):
+    with pytest.raises(ValueError, match=message):
+        stage_episode(tmp_path / "episode.parquet", episode(**fields), Profile(), native=source_fields)
+    assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.export.archive import archive, restore
-from data_pipeline.export.exports import export
+from data_pipeline.export.exports import EXPORTS, export
 from data_pipeline.shards import Profile
 from data_pipeline.storage import EpisodeStore
 from tests.lerobot_rules import check_v3
@@ -83,8 +83,28 @@ def test_restoring_goes_on_and_tells_what_is_damaged(tmp_path, store):
     assert [list(one.images) for one in EpisodeStore.open(tmp_path / "again")] == [["external"]] * 2
 
 
-def test_what_is_no_archive_is_told(tmp_path, store, robot):
+def test_what_is_no_archive_is_told(tmp_path):
     with pytest.raises(ValueError, match="is no archive of a store"):
         restore(tmp_path, tmp_path / "again")
-    with pytest.raises(ValueError, match="nothing to archive"):
-        archive(EpisodeStore.create(tmp_path / "empty", robot), tmp_path / "archive")
+
+
+def test_an_archive_is_no_store(tmp_path, store):
+    archive(store, tmp_path / "archive")
+    assert not EpisodeStore.exists(tmp_path / "archive")
+    with pytest.raises(FileNotFoundError, match=r"no episode store: it has no store.json"):
+        EpisodeStore.open(tmp_path / "archive")
+
+
+@pytest.mark.parametrize("to", EXPORTS)
+def test_an_empty_store_is_exported_to_nothing(tmp_path, robot, to):
+    with pytest.raises(ValueError, match="holds no episodes: there is nothing to export"):
+        export(EpisodeStore.create(tmp_path / "empty", robot), tmp_path / "out", to)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("out", ["store", "store/export"])
+def test_nothing_is_exported_into_the_store_itself(tmp_path, store, out):
+    before = sorted(store.path.rglob("*"))
+    with pytest.raises(ValueError, match=r"is, or lies in, .*which is left as it is"):
+        export(store, tmp_path / out, "archive")
+    assert sorted(store.path.rglob("*")) == before

@@ -132,6 +132,15 @@ def test_a_damaged_file_is_a_fault_and_its_neighbours_are_read(tmp_path):
     assert Hdf5Source(tmp_path, "b.hdf5").fields() is None
 
 
+def test_a_link_to_content_that_was_never_fetched_is_told(tmp_path):
+    write(tmp_path / "b.hdf5")
+    (tmp_path / "a.hdf5").symlink_to(tmp_path / "annex/a.hdf5")
+    assert Hdf5Source(tmp_path).fields() is None
+    fault, episode = records(tmp_path)
+    assert (fault.kind, fault.where, fault.left_out) == ("missing_file", "a.hdf5", True)
+    assert isinstance(episode, RawEpisode)
+
+
 def test_a_file_without_numbers_is_a_fault(tmp_path):
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         file["instruction"] = "go"

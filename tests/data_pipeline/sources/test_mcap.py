@@ -278,10 +278,11 @@ def test_an_mcap_cut_short_or_flipped_is_left_out_and_its_neighbour_read(tmp_pat
     flipped[len(content) // 3] ^= 0xFF
     (tmp_path / "c.mcap").write_bytes(flipped)
     (tmp_path / "d.mcap").write_bytes(b"")
+    (tmp_path / "e.mcap").symlink_to(tmp_path / "never fetched")
     source = McapSource(tmp_path, PLAN)
     (episode,), faults = read_all(source)
     assert episode.name == "b.mcap:0"
-    assert [fault.where for fault in faults] == ["a.mcap", "c.mcap", "d.mcap"]
+    assert [fault.where for fault in faults] == ["a.mcap", "c.mcap", "d.mcap", "e.mcap"]
     assert {fault.kind for fault in faults} <= {"truncated", "bad_crc"}
 
 
@@ -306,9 +307,23 @@ def test_the_messages_before_the_damage_are_recovered(tmp_path):
     content = good.read_bytes()
     (tmp_path / "cut.mcap").write_bytes(content[: len(content) - 400])  # without its summary
     fault = recover_mcap(tmp_path / "cut.mcap", tmp_path / "saved/take.mcap")
-    assert fault.kind == "truncated" and not fault.left_out and "messages before it are saved" in fault.message
+    assert fault.kind == "truncated" and not fault.left_out and "200 messages before it can be read" in fault.message
     (saved,), faults = read_all(McapSource(tmp_path / "saved", PLAN))
     assert faults == [] and saved.num_steps == after.num_steps
+
+
+def test_a_recording_is_not_recovered_over_itself(tmp_path):
+    good = write_mcap(tmp_path / "good.mcap", make_messages())
+    content = good.read_bytes()
+    with pytest.raises(FileExistsError, match="exists already"):
+        recover_mcap(good, tmp_path / "good.mcap")
+    assert good.read_bytes() == content
+
+
+def test_of_a_file_without_messages_nothing_is_written(tmp_path):
+    (tmp_path / "junk.mcap").write_bytes(b"junk" * 100)
+    fault = recover_mcap(tmp_path / "junk.mcap", tmp_path / "saved/junk.mcap")
+    assert fault.left_out and not list((tmp_path / "saved").iterdir())
 
 
 def test_a_damaged_bag_is_left_out_and_its_neighbour_read(tmp_path):

@@ -107,3 +107,18 @@ def test_a_file_that_is_cut_short_is_named(tmp_path, share):
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*a.npy"):
         read_npy(tmp_path / "a.npy")
+
+
+def test_a_few_bytes_that_stand_for_gigabytes_are_refused(tmp_path):
+    value: list = [0]
+    for _ in range(12):
+        value = [value] * 10
+    write_pickled(tmp_path / "a.npy", np.array([{"joint": value}], dtype=object)[0])
+    assert (tmp_path / "a.npy").stat().st_size < 1000
+    with pytest.raises(ValueError, match="more entries than it has bytes"):
+        read_npy(tmp_path / "a.npy")
+
+
+def test_entries_that_are_one_thing_may_be_many(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([None] * 1000, dtype=object), allow_pickle=True)
+    assert read_npy(tmp_path / "a.npy") == [None] * 1000

@@ -199,6 +199,23 @@ def test_other_layouts_and_file_formats_are_refused(tmp_path):
         RldsSource(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("dataset_info.json", "[]"),
+        ("dataset_info.json", '{"splits": [{}]}'),
+        ("dataset_info.json", '{"splits": [{"name": "train", "shardLengths": ["x"]}]}'),
+        ("features.json", "[]"),
+        ("features.json", '{"featuresDict": {"features": {"steps": {"sequence": {}}}}}'),
+    ],
+)
+def test_json_of_another_form_is_told_with_its_file(tmp_path, name, content):
+    root = write_folder(tmp_path / "tiny/1.0.0", {"train": [[]]}, STEPS)
+    (root / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"{name} is .*damaged .*it belongs to every TFDS folder"):
+        RldsSource(root)
+
+
 def test_exotic_features_are_listed_and_left_out(tmp_path):
     steps = {"is_first": tensor("bool"), "sound": {"pythonClassName": "a.b.Audio", "audio": {}}}
     features = {"steps/is_first": np.array([1, 0])}

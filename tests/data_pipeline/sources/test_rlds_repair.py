@@ -56,3 +56,19 @@ def test_a_missing_file_is_told_and_becomes_an_empty_one(tmp_path, dataset):
     dataset.files[1].unlink()
     (fault,) = repair_rlds(tmp_path / "tiny_rlds", tmp_path / "out")
     assert fault.kind == "missing_file" and len(names(tmp_path / "out")) == 2
+
+
+def test_a_folder_that_names_files_elsewhere_is_refused(tmp_path, dataset):
+    info = dataset.files[0].with_name("dataset_info.json")
+    raw = json.loads(info.read_text())
+    raw["splits"][0]["filepathTemplate"] = "../../precious"
+    info.write_text(json.dumps(raw))
+    (tmp_path / "precious").write_text("mine")
+    with pytest.raises(ValueError, match=r"names a file '../../precious' outside its folder"):
+        repair_rlds(tmp_path / "tiny_rlds/0.1.0", tmp_path / "deep/out")
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_nothing_is_written_into_the_damaged_folder(tmp_path, dataset):
+    with pytest.raises(ValueError, match=r"is, or lies in, .*which is left as it is"):
+        repair_rlds(tmp_path / "tiny_rlds", tmp_path / "tiny_rlds/repaired")

@@ -133,6 +133,8 @@ def test_a_time_limit_stands_in_for_timeouts(tmp_path):
     check_all_rows(read_d4rl(path, max_episode_steps=4).transition, episodes)
     with pytest.raises(ValueError, match=r"a.hdf5: it has no 'timeouts': pass max_episode_steps"):
         read_d4rl(path)
+    with pytest.raises(ValueError, match="max_episode_steps must be at least 1, got 0"):
+        read_d4rl(path, max_episode_steps=0)
 
 
 def test_columns_of_one_number_and_other_types(tmp_path):

@@ -43,3 +43,11 @@ def test_a_store_is_summed_up(folder, capsys):
     assert "state         10      right_gripper_joint_0_pos" in text
     assert "'Pick up the red block.' in 4 episodes" in text and "source's own  observation/state, action" in text
     assert "fits the files there: 2 shards" in said(capsys, "inspect", dataset.yaml.name, "--root", ".")
+
+
+def test_recordings_without_a_file_are_inspected(folder, capsys):
+    dataset = sample_data.make_rlds(folder)
+    info = folder / "tiny_rlds/0.1.0/dataset_info.json"
+    info.write_text('{"name": "tiny_rlds", "splits": [{"name": "train", "shardLengths": []}]}')
+    assert "0 shards\n" in said(capsys, "inspect", "tiny_rlds")
+    assert "0 shards\n" in said(capsys, "inspect", dataset.yaml.name, "--root", ".")

@@ -66,6 +66,7 @@ def test_the_published_form(stores, tmp_path):
 
 
 def test_wrong_words(stores, tmp_path, capsys):
-    assert main(["data", "stats", str(stores), "--workers", "0"]) == 1
+    with pytest.raises(SystemExit, match="2"):
+        main(["data", "stats", str(stores), "--workers", "0"])
     assert main(["data", "stats", str(tmp_path)]) == 1
     assert "holds none" in capsys.readouterr().err

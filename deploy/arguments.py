@@ -1,0 +1,30 @@
+"""Values of command-line options, checked where they are read; nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+
+def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
+    """The type of an option that takes `low` to `high`, both included; None: any larger one, too."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < low or (high is not None and value > high):
+            wanted = f"at least {low}" if high is None else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"must be a whole number {wanted}, got {text!r}")
+        return value
+
+    return number
+
+
+def share(text: str) -> tuple[int, int]:
+    """ "2/8", the third of eight shares -> (2, 8)."""
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise argparse.ArgumentTypeError(f"takes I/N with I from 0 to N - 1, for instance 0/8, got {text!r}")
+    return int(number), int(count)
