@@ -110,11 +110,13 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture
-def run(tmp_path, store, train_config):
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, store, train_config):
+    folder = tmp_path_factory.mktemp("ranks")
+
     def run(name: str, size: int, *words: str, **changes) -> tuple[tuple[list, list], dict, dict]:
         """Losses by step and held-out errors, the whole trainer state and the deployed weights."""
-        work = tmp_path / name
+        work = folder / name
         work.mkdir(exist_ok=True)
         micro = changes.pop("micro_batch_size", 0)
         data = dataclasses.replace(train_config.data, micro_batch_size=micro)
@@ -131,6 +133,11 @@ def run(tmp_path, store, train_config):
     return run
 
 
+@pytest.fixture(scope="module")
+def alone(run):
+    return run("alone", 1)
+
+
 def assert_same(one: tuple[list, list], other: tuple[list, list]) -> None:
     assert one[0] == pytest.approx(other[0], abs=1e-5)
     assert one[1] == pytest.approx(other[1], abs=1e-4)  # of several denoising steps
@@ -143,31 +150,28 @@ def assert_near(one: dict, other: dict) -> None:
 
 
 @pytest.mark.parametrize(("size", "mode"), [(2, "ddp"), (4, "ddp"), (2, "fsdp"), (4, "fsdp"), (2, "hsdp")])
-def test_ranks_are_one_process_with_the_same_batch(run, size, mode):
-    alone, alone_state, alone_deployed = run("alone", 1)
-    together, state, deployed = run("together", size, parallel=mode)
-    assert_same(together, alone)
-    assert_near(alone_state["model"], state["model"])
-    assert_near(alone_deployed, deployed)
+def test_ranks_are_one_process_with_the_same_batch(run, alone, size, mode):
+    losses, state, deployed = run(f"{mode}{size}", size, parallel=mode)
+    assert_same(losses, alone[0])
+    assert_near(alone[1]["model"], state["model"])
+    assert_near(alone[2], deployed)
 
 
-def test_a_run_goes_on_with_another_number_of_ranks_and_another_mode(run):
-    whole, _, _ = run("whole", 1)
+def test_a_run_goes_on_with_another_number_of_ranks_and_another_mode(run, alone):
     run("moving", 2, "3", parallel="fsdp")
     moved, _, _ = run("moving", 1)
-    assert_same(moved, whole)
+    assert_same(moved, alone[0])
     run("back", 1, "3")
     back, _, _ = run("back", 2, parallel="fsdp")
-    assert_same(back, whole)
+    assert_same(back, alone[0])
 
 
-def test_micro_batches_give_the_gradient_of_the_whole_batch(run):
-    whole, state, _ = run("whole", 1)
+def test_micro_batches_give_the_gradient_of_the_whole_batch(run, alone):
     pieces, other, _ = run("pieces", 1, micro_batch_size=3)
-    assert_same(pieces, whole)
-    assert_near(state["model"], other["model"])
+    assert_same(pieces, alone[0])
+    assert_near(alone[1]["model"], other["model"])
     shared, _, _ = run("shared", 2, micro_batch_size=3, parallel="fsdp")
-    assert_same(shared, whole)
+    assert_same(shared, alone[0])
 
 
 def test_the_interrupt_of_one_rank_saves_and_ends_all(tmp_path, store, train_config):
