@@ -3,6 +3,7 @@
 OUT/demonstrations/, OUT/store/   when the config asks the embedded simulator for data
 OUT/metrics.jsonl                 the learning curve
 OUT/checkpoint/                   the newest checkpoint
+OUT/checkpoints/                  the last ones, where the config keeps more than one
 """
 
 from __future__ import annotations
@@ -32,21 +33,22 @@ from deploy.record import record_demonstrations
 from rdt.model.presets import PRESETS
 from rdt.objective import DiffusionImitation
 from rdt.random import SampleGenerator
-from rdt.train.checkpoint import load_trainer_state, save_checkpoint
+from rdt.train.checkpoint import keep_earlier, load_trainer_state, save_checkpoint
 from rdt.train.config import TrainConfig, config_from_dict, differences, dump_config, load_config
 from rdt.train.loader import BatchLoader
 from rdt.train.metrics import sampling_error
+from rdt.train.parallel import ALONE, Ranks, joined_ranks
 from rdt.train.trainer import Trainer
 from rdt.visuomotor import VisuomotorPolicy
 from robot_drivers.sim.scene import load_scene
 from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
 VALIDATION_BATCHES = 4
-FREE_ON_RESUME = dict.fromkeys(("out", "device", "validate_every", "checkpoint_every"))
-DATA_FREE_ON_RESUME = dict.fromkeys(("workers", "max_bad_fraction", "bad_window"))
+FREE_ON_RESUME = dict.fromkeys(("out", "device", "validate_every", "checkpoint_every", "parallel", "keep_last"))
+DATA_FREE_ON_RESUME = dict.fromkeys(("workers", "micro_batch_size", "max_bad_fraction", "bad_window"))
 """Settings that a resumed run may change, and those of its `data`."""
 
-DEMONSTRATIONS, STORE, CHECKPOINT = "demonstrations", "store", "checkpoint"
+DEMONSTRATIONS, STORE, CHECKPOINT, EARLIER = "demonstrations", "store", "checkpoint", "checkpoints"
 
 
 def command(args: argparse.Namespace) -> None:
@@ -56,9 +58,14 @@ def command(args: argparse.Namespace) -> None:
         raise ValueError(f"{out} holds a checkpoint already: go on with --resume auto, or give another --out")
     check(config)
     check_writable(out)
-    record(config, out)
-    convert_demonstrations(config, out)
-    train(config, out)
+    with joined_ranks(choose_device(config.device)) as ranks:
+        if ranks.is_first:
+            record(config, out)
+            convert_demonstrations(config, out)
+        ranks.wait()
+        train(config, out, ranks)
+    if not ranks.is_first:
+        return
     simulated = f"rdt eval {out / CHECKPOINT} --env {config.demonstrations.environment} --out {out / 'eval'}"
     following = simulated if config.demonstrations.per_task else f"rdt checkpoint inspect {out / CHECKPOINT}"
     print(f"checkpoint in {out / CHECKPOINT}; next: {following}")
@@ -105,9 +112,12 @@ def convert_demonstrations(config: TrainConfig, out: Path) -> None:
         )
 
 
-def train(config: TrainConfig, out: Path) -> None:
+def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
     """Train to the end, going on from `out/checkpoint` where there is one."""
-    recover_folder(out / CHECKPOINT)
+    if ranks.is_first:
+        recover_folder(out / CHECKPOINT)
+        remove_leftovers(out)
+    ranks.wait()
     robot = _robot(config)
     weights, unit = _weighted_stores(config, out)
     stores = [EpisodeStore.open(path) for path in weights]
@@ -119,11 +129,12 @@ def train(config: TrainConfig, out: Path) -> None:
     training = {part: weights[part.path] for part, _ in parts}
     held_out = {part: weights[part.path] for _, part in parts if len(part)}
     statistics, randomisation = _fit_scaling(model, config, list(training))
-    model.to(choose_device(config.device))
-    loader = _loader(config, model, training, unit, randomisation)
+    model.to(_device(config, ranks))
+    stream = _stream(config, model, training, unit, train=True)
+    loader = _loader(config, model, stream, randomisation, ranks)
     validation = []
     if held_out:
-        validation_loader = _loader(config, model, held_out, unit, None)
+        validation_loader = _loader(config, model, _stream(config, model, held_out, unit, train=False), None, ALONE)
         validation = [validation_loader(step) for step in range(VALIDATION_BATCHES)]
         validation_loader.close()
     generator = SampleGenerator(config.seed)
@@ -132,16 +143,35 @@ def train(config: TrainConfig, out: Path) -> None:
         return {"held_out_error": sampling_error(policy, validation, generator)} if validation else {}
 
     def save(trainer: Trainer) -> None:
-        save_checkpoint(out / CHECKPOINT, trainer.deployed, robot, config, statistics, trainer.state_dict())
+        state, deployed = trainer.state_dict(), trainer.deployed_copy()  # of all ranks together
+        if deployed is not None:
+            save_checkpoint(out / CHECKPOINT, deployed, robot, config, statistics, state)
+            keep_earlier(out / CHECKPOINT, out / EARLIER, trainer.step, config.keep_last)
+        ranks.wait()
 
-    remove_leftovers(out)
-    trainer = Trainer(model, DiffusionImitation(), loader, config, out, validate=validate, save=save)
+    trainer = Trainer(
+        model,
+        DiffusionImitation(),
+        loader,
+        config,
+        out,
+        validate=validate,
+        save=save,
+        describe=stream.describe,
+        ranks=ranks,
+    )
     if (out / CHECKPOINT).exists():
         trainer.load_state_dict(load_trainer_state(out / CHECKPOINT))
     try:
         trainer.run()
     finally:
         loader.close()
+
+
+def _device(config: TrainConfig, ranks: Ranks) -> torch.device:
+    """This rank's own."""
+    device = choose_device(config.device)
+    return torch.device("cuda", ranks.local_rank) if device.type == "cuda" and ranks.size > 1 else device
 
 
 def _robot(config: TrainConfig) -> Embodiment:
@@ -234,17 +264,16 @@ def _fit_scaling(
     return statistics, randomisation
 
 
-def _loader(
+def _stream(
     config: TrainConfig,
     model: VisuomotorPolicy,
     parts: dict[EpisodeSelection, float | None],
     unit: WeightUnit,
-    randomisation: Randomisation | None,
-) -> BatchLoader:
-    """Of training, or without a randomisation of validation."""
-    data, train = config.data, randomisation is not None
+    *,
+    train: bool,
+) -> SampleStream:
     weights = [weight for weight in parts.values() if weight is not None]
-    stream = SampleStream(
+    return SampleStream(
         list(parts),
         seed=config.seed,
         horizon=model.horizon,
@@ -252,15 +281,28 @@ def _loader(
         cameras=config.condition.cameras,
         weights=weights or None,
         weight_unit=unit,
-        start_fraction=data.start_fraction if train else 0.0,
-        start_steps=data.start_steps,
+        start_fraction=config.data.start_fraction if train else 0.0,
+        start_steps=config.data.start_steps,
     )
+
+
+def _loader(
+    config: TrainConfig,
+    model: VisuomotorPolicy,
+    stream: SampleStream,
+    randomisation: Randomisation | None,
+    ranks: Ranks,
+) -> BatchLoader:
+    """Of training, or without a randomisation of validation."""
+    data = config.data
     return BatchLoader(
         stream,
         model.condition,
         data.batch_size,
         randomisation=randomisation,
-        workers=data.workers if train else 0,
+        workers=data.workers if randomisation is not None else 0,
+        rank=ranks.rank,
+        world_size=ranks.size,
         max_bad_fraction=data.max_bad_fraction,
         bad_window=data.bad_window,
     )

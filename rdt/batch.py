@@ -8,7 +8,7 @@ Batch              an ObservationBatch and the actions that should follow it
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -76,3 +76,20 @@ class Batch:
     action_mask: Float[Tensor, "batch slot"]  # 1 where the robot has the slot, whatever the observation hides
     sample_index: Int[Tensor, " batch"]
     num_substituted: int = 0  # samples that could not be read, with others in their stead
+
+
+def micro_batches(batch: Batch, size: int) -> list[Batch]:
+    """The batch in pieces of at most `size` samples, in order; 0: in one piece."""
+    count = len(batch.sample_index)
+    if not size or size >= count:
+        return [batch]
+    return [_rows(batch, slice(start, start + size)) for start in range(0, count, size)]
+
+
+def _rows(batch: Batch, rows: slice) -> Batch:
+    """Some samples; the instructions stay together, as they are looked up by number."""
+    seen = {f.name: getattr(batch.observation, f.name) for f in fields(batch.observation)}
+    seen = {name: value[rows] for name, value in seen.items() if name not in ("text", "text_mask")}
+    own = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    own = {name: value[rows] for name, value in own.items() if isinstance(value, Tensor)}
+    return replace(batch, observation=replace(batch.observation, **seen), **own)

@@ -33,7 +33,7 @@ class VisionEncoder(Protocol):
 
 
 def spatial_softmax(
-    maps: Float[Tensor, "image channel height width"], temperature: Float[Tensor, ""]
+    maps: Float[Tensor, "image channel height width"], temperature: Float[Tensor, "#one"]
 ) -> Float[Tensor, "image channel*2"]:
     """Expected (x, y) of each channel's softmax over the picture, in [-1, 1] (Finn et al. 2016, eq. 2).
 
@@ -76,7 +76,7 @@ class SpatialSoftmax(nn.Module):
             nn.ReLU(inplace=True),
             nn.Conv2d(32, num_keypoints, 3, padding=1),
         )
-        self.temperature = nn.Parameter(torch.tensor(10.0))
+        self.temperature = nn.Parameter(torch.tensor([10.0]))  # not a scalar: FSDP has no share of one
         self.readout = nn.Sequential(
             nn.Linear(2 * num_keypoints, 128), nn.GELU(), nn.Linear(128, tokens_per_image * token_dim)
         )

@@ -15,7 +15,9 @@ The folder appears whole or not at all. Tensors are read with safetensors or `we
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,21 @@ def save_checkpoint(
         if trainer_state is not None:
             with (temporary / "trainer.pt").open("wb") as opened:  # a full disk is then the system's own error
                 torch.save(trainer_state, opened)
+
+
+def keep_earlier(folder: str | Path, earlier: str | Path, step: int, count: int) -> None:
+    """Beside the newest checkpoint `folder` keep it and those before it, `count` in all, as `earlier`/step_N.
+
+    Their files are the same ones on the disk, so the newest costs no space twice. A count of 1 keeps none of them.
+    """
+    if count <= 1:
+        return
+    kept = Path(earlier) / f"step_{step:08d}"
+    with atomic_folder(kept, replace=True) as temporary:
+        for file in Path(folder).iterdir():
+            os.link(file, temporary / file.name)
+    for old in sorted(Path(earlier).glob("step_*"))[:-count]:
+        shutil.rmtree(old)
 
 
 def is_checkpoint(path: str | Path) -> bool:

@@ -19,7 +19,10 @@ from data_pipeline.transforms.augment import AugmentConfig
 from data_pipeline.transforms.dropout import DropoutRates
 from rdt.encoders.condition import ConditionConfig
 from rdt.train.optim import OptimConfig
+from rdt.train.parallel import ParallelMode
 from rdt.visuomotor import NoiseSlots
+
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class DataConfig:
     weight_unit: WeightUnit | None = None  # episode or step; none: the mixture's own, else step
     other_robots: bool = False  # stores of other robots than the config's are read too
     batch_size: int = 32  # samples of all ranks together
+    micro_batch_size: int = 0  # samples that a rank has in memory at once; 0: all of its share
     workers: int = 0  # processes that make batches; 0: a thread
     held_out_every: int = 0  # every so many-th episode of a store is kept for validation; 0: none
     start_fraction: float = 0.0  # share of samples drawn from the first `start_steps` steps of an episode
@@ -81,6 +85,9 @@ class TrainConfig:
     validate_every: int = 200
     checkpoint_every: int = 500
     device: str = "auto"  # auto | cpu | cuda
+    precision: Precision = "auto"  # of the arithmetic, weights stay float32; auto: bfloat16 on a GPU, else float32
+    parallel: ParallelMode = "auto"  # under torchrun: ddp, fsdp, hsdp; auto: ddp
+    keep_last: int = 1  # checkpoints that are kept: the newest in checkpoint/, more than one in checkpoints/
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

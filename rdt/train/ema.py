@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from rdt.train.parallel import local
+
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
@@ -19,6 +21,8 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
 
     @torch.no_grad()
     def update(average: Tensors, current: Tensors, num_averaged: Tensor | int) -> None:
-        torch._foreach_lerp_(list(average), list(current), 1 - ema_decay(int(num_averaged), decay))
+        # each rank moves its own share
+        shares = [local(one) for one in average], [local(one) for one in current]
+        torch._foreach_lerp_(*shares, 1 - ema_decay(int(num_averaged), decay))
 
     return AveragedModel(model, multi_avg_fn=update)

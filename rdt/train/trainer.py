@@ -1,11 +1,13 @@
 """One trainer for every objective: draw a batch, take a step, measure now and then, save so that nothing is lost.
 
-Batches are a pure function of the step, so resuming needs the step number and no replay. Not here: many GPUs,
-mixed precision, gradient accumulation.
+Batches are a pure function of the step, so resuming needs the step number and no replay. Under torchrun every rank runs
+this trainer on its share of each batch; the first one writes. What ranks, micro-batches and precision change is how a
+gradient is computed, not which: of the mean over the whole batch.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import signal
 import threading
@@ -13,19 +15,31 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from data_pipeline.atomic import explained, write_text
-from rdt.batch import Batch, to_device
+from data_pipeline.atomic import explained, write_json, write_text
+from rdt.batch import Batch, micro_batches, to_device
 from rdt.objective import Objective
 from rdt.random import SampleGenerator
 from rdt.train.config import TrainConfig
 from rdt.train.ema import averaged
 from rdt.train.optim import make_optimizer, make_schedule
+from rdt.train.parallel import (
+    ALONE,
+    Ranks,
+    gradients_kept,
+    load_whole_optimizer_state,
+    load_whole_state,
+    parallelize,
+    unshared,
+    whole,
+    whole_optimizer_state,
+    whole_state,
+)
 from rdt.visuomotor import VisuomotorPolicy
 
 
@@ -47,7 +61,10 @@ class Trainer:
         *,
         validate: Callable[[VisuomotorPolicy], dict[str, float]] | None = None,
         save: Callable[[Trainer], None] | None = None,
+        describe: Callable[[int], str] = str,
+        ranks: Ranks = ALONE,
     ) -> None:
+        """`describe(index)` says where a sample comes from, for the report of a loss that is no number."""
         self.model = model
         self.objective = objective
         self.batches = batches
@@ -55,10 +72,17 @@ class Trainer:
         self.out = out
         self.validate = validate
         self.save = save
+        self.describe = describe
+        self.ranks = ranks
         self.generator = SampleGenerator(config.seed)
+        self.average = averaged(model, config.optim.ema_decay) if config.optim.ema_decay else None
+        self._plain = copy.deepcopy(model).to("cpu") if ranks.size > 1 and ranks.is_first else None
+        self._shared = parallelize(model, config.parallel, ranks)
+        if self.average and self._shared is model:  # its shares lie where the model's do
+            parallelize(self.deployed, config.parallel, ranks)
         self.optimizer = make_optimizer(model, config.optim)
         self.schedule = make_schedule(self.optimizer, config.optim, config.steps)
-        self.average = averaged(model, config.optim.ema_decay) if config.optim.ema_decay else None
+        self._autocast = choose_precision(config.precision, model.device) is torch.bfloat16
         self.step = 0
         self.train_seconds = 0.0  # in optimizer steps, over all resumed runs; validation and saving left out
 
@@ -67,11 +91,27 @@ class Trainer:
         """The weights to validate, save and serve: the moving average where there is one."""
         return cast("VisuomotorPolicy", self.average.module) if self.average else self.model
 
+    def deployed_copy(self) -> VisuomotorPolicy | None:
+        """`deployed` as one whole, on the first rank; all have to ask."""
+        if self.ranks.size == 1:
+            return self.deployed
+        state = whole_state(self.deployed)
+        if self._plain is not None:
+            self._plain.load_state_dict(state)
+        return self._plain
+
     def run(self, log_every: int = 10) -> None:
-        """Train up to `config.steps`. An interrupt lets the step end, saves a checkpoint, then leaves."""
+        """Train up to `config.steps`. An interrupt lets the step end, saves a checkpoint, then leaves.
+
+        Raises `FloatingPointError` when a gradient is no number, before it reaches the weights.
+        """
         log = self.out / "metrics.jsonl"
-        write_text(log, _whole_lines(log))
-        bar = tqdm(total=self.config.steps, initial=self.step, desc="train", unit="step", dynamic_ncols=True)
+        if self.ranks.is_first:
+            write_text(log, _whole_lines(log))
+        quiet = not self.ranks.is_first
+        bar = tqdm(
+            total=self.config.steps, initial=self.step, desc="train", unit="step", dynamic_ncols=True, disable=quiet
+        )
         smoothed: float | None = None
         substituted = 0  # samples since the last line
         try:
@@ -81,7 +121,7 @@ class Trainer:
                     batch = self.batches(self.step)
                     substituted += batch.num_substituted
                     learning_rate = self.optimizer.param_groups[0]["lr"]
-                    with _interrupts_held():
+                    with _interrupts_held(self.ranks):
                         loss, parts = self._train_step(batch)
                         self.train_seconds += time.perf_counter() - started
                         self.step += 1
@@ -92,19 +132,19 @@ class Trainer:
                             "step": self.step,
                             "seconds": round(self.train_seconds, 3),
                             "lr": learning_rate,
-                            "loss": loss.item(),
-                            **{name: value.item() for name, value in parts.items()},
+                            "loss": self.ranks.mean(loss).item(),
+                            **{name: self.ranks.mean(value).item() for name, value in parts.items()},
                             **({"substituted": substituted} if substituted else {}),
                         }
                         substituted = 0
-                        if not torch.isfinite(loss):
-                            raise FloatingPointError(f"the loss is {row['loss']} at step {self.step}: lower optim.lr")
                         smoothed = row["loss"] if smoothed is None else 0.9 * smoothed + 0.1 * row["loss"]
                         if validate_now and self.validate:
                             self.deployed.eval()
-                            row.update(self.validate(self.deployed))
-                        with explained(log), log.open("a", encoding="utf-8") as lines:
-                            lines.write(json.dumps(row) + "\n")
+                            with unshared(self.deployed):
+                                row.update(self.validate(self.deployed))
+                        if self.ranks.is_first:
+                            with explained(log), log.open("a", encoding="utf-8") as lines:
+                                lines.write(json.dumps(row) + "\n")
                         bar.set_postfix(loss=f"{smoothed:.4f}")
                     if self.save and self._is_due(self.config.checkpoint_every):
                         self.save(self)
@@ -114,44 +154,77 @@ class Trainer:
             raise
 
     def state_dict(self) -> dict:
-        """All that a resumed run needs beside the config."""
+        """All that a resumed run needs beside the config, whole, on the first rank; all have to ask."""
+        average = self.average
         return {
             "step": self.step,
             "train_seconds": self.train_seconds,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": whole_state(self.model),
+            "optimizer": whole_optimizer_state(self.model, self.optimizer),
             "schedule": self.schedule.state_dict(),
-            "average": self.average.state_dict() if self.average else None,
+            "average": {"module": whole_state(average.module), "count": int(average.n_averaged)} if average else None,
         }
 
     def load_state_dict(self, state: dict) -> None:
         self.step = state["step"]
         self.train_seconds = state["train_seconds"]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_whole_state(self.model, state["model"])
+        load_whole_optimizer_state(self.model, self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if self.average:
-            self.average.load_state_dict(state["average"])
+            load_whole_state(self.average.module, state["average"]["module"])
+            self.average.n_averaged.fill_(state["average"]["count"])
 
     def _train_step(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         self.model.train()
-        loss, parts = self.objective(self.model, to_device(batch, self.model.device), self.generator)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        pieces = micro_batches(batch, self.config.data.micro_batch_size)
+        losses, parts = [], dict[str, Any]()
+        for number, piece in enumerate(pieces):
+            share = len(piece.sample_index) / len(batch.sample_index)
+            with gradients_kept(self._shared, shared=number == len(pieces) - 1):
+                with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self._autocast):
+                    loss, found = self._shared(self.objective, to_device(piece, self.model.device), self.generator)
+                (loss * share).backward()
+            losses.append(loss.detach() * share)
+            parts = {name: parts.get(name, 0) + value * share for name, value in found.items()}
+        loss = torch.stack(losses).sum()
+        grad_norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm))
+        if not torch.isfinite(grad_norm):
+            self._stop(batch, loss)
         self.optimizer.step()
         self.schedule.step()
         if self.average:
             self.average.update_parameters(self.model)
-        return loss.detach(), {"grad_norm": grad_norm, **parts}
+        return loss, {"grad_norm": grad_norm, **parts}
+
+    def _stop(self, batch: Batch, loss: torch.Tensor) -> None:
+        """Say which samples made a gradient that is no number; the weights are still those of the step before."""
+        name = "not_finite.json" if self.ranks.size == 1 else f"not_finite_rank{self.ranks.rank}.json"
+        samples = {str(index): self.describe(index) for index in batch.sample_index.tolist()}
+        write_json(self.out / name, {"step": self.step, "loss": repr(loss.item()), "samples": samples})
+        raise FloatingPointError(
+            f"loss {loss.item():g} at step {self.step}, its gradient is not finite: the samples of the batch are in "
+            f"{self.out / name} and the last checkpoint is as it was; look at them, or lower optim.lr"
+        )
 
     def _is_due(self, every: int) -> bool:
         return self.step == self.config.steps or (every > 0 and self.step % every == 0)
 
 
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type that products are computed in."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait until the block has ended: what is saved then has done whole steps only."""
+def _interrupts_held(ranks: Ranks) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block has ended: what is saved then has done whole steps only.
+
+    One rank's interrupt is all ranks', after the same step.
+    """
     if threading.current_thread() is not threading.main_thread():  # signals go to the main thread
         yield
         return
@@ -160,6 +233,8 @@ def _interrupts_held() -> Iterator[None]:
     handlers = [signal.signal(number, lambda n, _: held.append(signal.Signals(n))) for number in numbers]
     try:
         yield
+        if ranks.any(bool(held)) and not held:
+            held.append(signal.SIGINT)
     finally:
         for number, handler in zip(numbers, handlers, strict=True):
             signal.signal(number, handler)

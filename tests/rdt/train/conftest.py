@@ -63,7 +63,7 @@ def make_model():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def train_config() -> TrainConfig:
     return TrainConfig(
         preset="rdt_tiny",
