@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from data_pipeline.atomic import WriteError, check_apart
 from data_pipeline.frames import JpegFrames
-from data_pipeline.lerobot_format import IMAGES, from_arrow
+from data_pipeline.lerobot_format import IMAGES
 from data_pipeline.mapping.apply import BAD_IMAGES
 from data_pipeline.mapping.pictures import select_frames
 from data_pipeline.schema.embodiment import Embodiment
@@ -29,6 +29,7 @@ from data_pipeline.shards import (
     DataFile,
     EpisodeEntry,
     Profile,
+    native_fields,
     read_entries,
     read_features,
     read_rows,
@@ -36,7 +37,8 @@ from data_pipeline.shards import (
     stored_episode,
 )
 from data_pipeline.sources.raw import Fault
-from data_pipeline.storage import ENTRY, HEADER, EpisodeStore
+from data_pipeline.storage import HEADER, EpisodeStore
+from data_pipeline.store_tables import ENTRY
 
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, pa.ArrowException)
 
@@ -168,12 +170,7 @@ def _native(path: Path, entry: EpisodeEntry, first_row: int) -> dict[str, np.nda
         table = read_rows(path, list(features), first_row, first_row + entry.num_steps)
     except _DAMAGE:
         return {}
-    native = {}
-    for key, feature in features.items():
-        if table[key].null_count < len(table):
-            values = from_arrow(table[key], feature)
-            native[feature.extra["path"]] = values.reshape(len(values), *feature.extra["step_shape"])
-    return native
+    return native_fields(table, features)
 
 
 def _with_masks(episode: Episode, faults: list[Fault]) -> Episode:

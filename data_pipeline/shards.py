@@ -33,6 +33,7 @@ from data_pipeline.lerobot_format import (
     array_feature,
     camera_feature,
     counters,
+    from_arrow,
     images_to_arrow,
     schema,
     to_arrow,
@@ -343,11 +344,23 @@ def stored_episode(entry: EpisodeEntry, file: DataFile, first_row: int, images: 
     """The episode of an entry whose rows begin at `first_row`; its arrays are views of mapped files."""
     rows = slice(first_row, first_row + entry.num_steps)
     marks = {key.removeprefix(MARK): values[rows] for key, values in file.marks.items() if values[first_row] >= 0}
-    return StoredEpisode(
+    return entry_episode(entry, file.states[rows], file.actions[rows], images, marks, StoredEpisode)
+
+
+def entry_episode(
+    entry: EpisodeEntry,
+    states: np.ndarray,
+    actions: np.ndarray,
+    images: Mapping[str, Frames],
+    marks: Mapping[str, np.ndarray],
+    kind: type[Episode] = Episode,
+) -> Episode:
+    """What the table says of an episode, with its vectors, pictures and marks by name."""
+    return kind(
         name=entry.name,
-        states=file.states[rows],
+        states=states,
         state_mask=slot_mask(entry.state_slots),
-        actions=file.actions[rows],
+        actions=actions,
         action_mask=slot_mask(entry.action_slots),
         images=images,
         instructions=entry.instructions,
@@ -365,6 +378,20 @@ def slot_mask(slots: tuple[int, ...]) -> np.ndarray:
     mask[list(slots)] = True
     mask.flags.writeable = False
     return mask
+
+
+def native_fields(table: pa.Table, features: Mapping[str, Feature]) -> dict[str, np.ndarray]:
+    """The source's own fields by path, as they were given; those that an episode lacks are left out."""
+    native: dict[str, np.ndarray] = {}
+    for key, feature in features.items():
+        if key.startswith(SOURCE) and key in table.column_names and table[key].null_count < len(table):
+            native |= native_field(feature, from_arrow(table[key], feature))
+    return native
+
+
+def native_field(feature: Feature, values: np.ndarray) -> dict[str, np.ndarray]:
+    """A column of the source's own under its path, in the shape that a step has there."""
+    return {feature.extra["path"]: values.reshape(len(values), *feature.extra["step_shape"])}
 
 
 def read_rows(path: Path, keys: Sequence[str], start: int, stop: int) -> pa.Table:

@@ -18,47 +18,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from itertools import accumulate, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from data_pipeline.atomic import atomic_path, is_temporary, remove_leftovers, write_json
-from data_pipeline.feature_stats import (
-    finite_rows,
-    frame_stats,
-    merge_stats,
-    quantiles,
-    row_stats,
-    sampled_steps,
-    to_plain,
-)
+from data_pipeline.atomic import is_temporary, remove_leftovers, write_json
 from data_pipeline.frames import JpegFrames
-from data_pipeline.lerobot_format import (
-    COUNTERS,
-    DATA_PATHS,
-    EPISODES_PATH,
-    IMAGES,
-    INFO,
-    STATS,
-    TASKS_V3,
-    Feature,
-    counters,
-    dataset_info,
-    episodes_schema,
-    file_place,
-    from_arrow,
-    stats_columns,
-    tasks_table,
-)
+from data_pipeline.lerobot_format import COUNTERS, IMAGES, INFO, STATS, Feature
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.types import Episode
 from data_pipeline.shards import (
@@ -71,6 +44,7 @@ from data_pipeline.shards import (
     Staged,
     drop_columns,
     join,
+    native_fields,
     read_rows,
     read_staged,
     slot_mask,
@@ -78,17 +52,19 @@ from data_pipeline.shards import (
     stored_episode,
 )
 from data_pipeline.stats import Moments, SlotStats
+from data_pipeline.store_tables import (
+    INCOMING,
+    StoreTable,
+    data_path,
+    index_path,
+    read_table,
+    staged_path,
+    write_table,
+)
 
 HEADER = "store.json"
-ENTRY = "rdt/episode"
-"""Column of the episode table with what the format has no place for."""
-
 _FORMAT, _VERSION = "rdt-store", 2
-_INCOMING = "incoming"
-_EPISODES_A_FILE = 1000  # rows of a file of the episode table
 _OPEN_FILES = 64
-_QUANTILE_ROWS = 2**18  # quantiles of larger stores are of evenly spread rows
-_STATS_FRAMES = 64  # pictures of a camera that its statistics are taken from
 
 
 @dataclass(frozen=True)
@@ -193,7 +169,7 @@ class EpisodeStore(Sequence[Episode]):
         store = cls(path, embodiment, content["robot_type"], Profile(**content["profile"]))
         with _explained(path / "meta", path):
             store._read_table()
-        while (staged := store._staged_path(len(store))).exists():
+        while (staged := staged_path(path, len(store))).exists():
             with _explained(staged, path):
                 store._append(read_staged(staged), staged)
         return store
@@ -234,6 +210,9 @@ class EpisodeStore(Sequence[Episode]):
         }
         return stored_episode(entry, self._file(place), place.first_row, images)
 
+    def _picture(self, index: int, role: str, step: int) -> np.ndarray:
+        return self[index].images[role][step]
+
     def jpeg(self, index: int, key: str, step: int) -> bytes:
         """One picture of an episode as it is stored."""
         place = self._places[index]
@@ -243,14 +222,7 @@ class EpisodeStore(Sequence[Episode]):
         """The source's own fields of an episode by path, as they were given to `add`."""
         index = range(len(self))[index]
         keys = [key for key in self._features if key.startswith(SOURCE)]
-        table = self._columns(index, keys)
-        native = {}
-        for key in keys:
-            if key in table.column_names and table[key].null_count < len(table):
-                feature = self._features[key]
-                values = from_arrow(table[key], feature)
-                native[feature.extra["path"]] = values.reshape(len(values), *feature.extra["step_shape"])
-        return native
+        return native_fields(self._columns(index, keys), self._features)
 
     def native_paths(self) -> dict[str, Feature]:
         """Which of the source's own fields are kept, by path."""
@@ -281,7 +253,7 @@ class EpisodeStore(Sequence[Episode]):
     @property
     def instructions(self) -> tuple[str, ...]:
         """All phrasings of all episodes, each once, without reading any."""
-        return tuple(self._tasks())
+        return tuple(StoreTable(self._entries).tasks)
 
     @property
     def sources(self) -> dict[str, Any]:
@@ -300,7 +272,7 @@ class EpisodeStore(Sequence[Episode]):
 
     def decoded(self) -> list[Episode]:
         """All episodes with their pictures decoded into read-only arrays (see `decoded_bytes` first)."""
-        return [_decode(episode) for episode in self]
+        return [decode_episode(episode) for episode in self]
 
     def add(
         self,
@@ -316,7 +288,7 @@ class EpisodeStore(Sequence[Episode]):
         episode.
         """
         self._check_name(episode.name)
-        path = self._staged_path(len(self))
+        path = staged_path(self.path, len(self))
         staged = stage_episode(path, episode, self.profile, source=source, native=native, max_steps=max_steps)
         try:
             return self._append(staged, path)
@@ -336,7 +308,7 @@ class EpisodeStore(Sequence[Episode]):
         if misfits:
             staged = drop_columns(path, misfits)
         self._check_features(staged)
-        target = self._staged_path(len(self))
+        target = staged_path(self.path, len(self))
         target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)
         self._append(staged, target)
@@ -351,33 +323,38 @@ class EpisodeStore(Sequence[Episode]):
         Without `statistics` those of the whole dataset, which take a pass over all vectors, are left to a later call.
         """
         first = len(self._file_numbers)
-        incoming = [self._staged_path(i) for i in range(first, len(self))]
+        incoming = [staged_path(self.path, i) for i in range(first, len(self))]
         complete = (self.path / INFO).exists() and ((self.path / STATS).exists() or not statistics)
         if complete and not incoming:
-            shutil.rmtree(self.path / _INCOMING, ignore_errors=True)  # of a flush that was killed at its end
+            shutil.rmtree(self.path / INCOMING, ignore_errors=True)  # of a flush that was killed at its end
             return
-        features = dict(self._features)
-        files = self._assigned_files()
-        tasks = self._tasks()
-        starts = [0, *accumulate(self.episode_lengths)]
+        features, files = dict(self._features), self._assigned_files()
+        table = StoreTable(self._entries, files, features)
         jobs = []
         for number, group in groupby(range(len(files)), key=files.__getitem__):
             members = list(group)
             if members[-1] < first and features == self._committed_features:
                 continue
             old = [i for i in members if i < first]
-            parts = [Part(self._data_path(number), sum(self._entries[i].num_steps for i in old))] if old else []
+            target, index = data_path(self.path, number), index_path(self.path, number)
+            parts = [Part(target, sum(self._entries[i].num_steps for i in old))] if old else []
             for i in members[len(old) :]:
-                entry = self._entries[i]
-                ours = counters(entry.num_steps, entry.rate_hz, i, starts[i], tasks[entry.instructions[0]])
+                ours = table.counters(i)
                 lacking = {key: ours[key] for key in ("episode_index", "index", "task_index")}
-                parts.append(Part(self._staged_path(i), entry.num_steps, lacking))
-            entries = tuple(self._entries[i] for i in members)
-            jobs.append(JoinJob(self._data_path(number), self._index_path(number), tuple(parts), features, entries))
+                parts.append(Part(staged_path(self.path, i), self._entries[i].num_steps, lacking))
+            jobs.append(JoinJob(target, index, tuple(parts), features, tuple(self._entries[i] for i in members)))
         for _ in run(join, jobs):
             pass
-        self._write_metadata(features, files, tasks, incoming, statistics=statistics)
-        shutil.rmtree(self.path / _INCOMING, ignore_errors=True)
+        write_table(
+            self.path,
+            table,
+            incoming,
+            robot_type=self.robot_type,
+            rate_hz=self._rate_hz(),
+            file_megabytes=self.profile.file_megabytes,
+            picture=self._picture if statistics else None,
+        )
+        shutil.rmtree(self.path / INCOMING, ignore_errors=True)
         self._open_file = _file_cache()
         self._committed_features = features
         self._set_files(files)
@@ -446,25 +423,12 @@ class EpisodeStore(Sequence[Episode]):
                 )
 
     def _read_table(self) -> None:
-        info_path = self.path / INFO
-        if not info_path.exists():  # killed before the first flush
-            return
-        info = json.loads(info_path.read_text(encoding="utf-8"))
-        self._features = {key: Feature.from_dict(key, raw) for key, raw in info["features"].items()}
-        self._committed_features = dict(self._features)
-        total, files = info["total_episodes"], []
-        for number in range(-(-total // _EPISODES_A_FILE)):
-            place = ["data/chunk_index", "data/file_index"]
-            table = pq.read_table(self._episodes_path(number), columns=[ENTRY, *place], use_threads=False)
-            self._entries += [EpisodeEntry.from_json(text) for text in table[ENTRY].to_pylist()]
-            pairs = zip(*(table[key].to_pylist() for key in place), strict=True)
-            files += [chunk * info["chunks_size"] + file for chunk, file in pairs]
-        if len(self._entries) < total:
-            raise ValueError(f"{info_path} counts {total} episodes, the table has {len(self._entries)}")
-        del self._entries[total:], files[total:]
+        table = read_table(self.path)
+        self._entries, self._features = list(table.entries), dict(table.features)
+        self._committed_features = dict(table.features)
         self._names = {entry.name: i for i, entry in enumerate(self._entries)}
-        self._places = [_Place(self.path, self.path, 0)] * total
-        self._set_files(files)
+        self._places = [_Place(self.path, self.path, 0)] * len(self)
+        self._set_files(list(table.files))
 
     def _set_files(self, files: list[int]) -> None:
         """Every episode stands in a data file now, at the row where those before it in the file end."""
@@ -472,7 +436,7 @@ class EpisodeStore(Sequence[Episode]):
         row, before = 0, -1
         for i, (number, entry) in enumerate(zip(files, self._entries, strict=True)):
             row = row if number == before else 0
-            self._places[i] = _Place(self._data_path(number), self._index_path(number), row)
+            self._places[i] = _Place(data_path(self.path, number), index_path(self.path, number), row)
             row, before = row + entry.num_steps, number
 
     def _assigned_files(self) -> list[int]:
@@ -487,186 +451,10 @@ class EpisodeStore(Sequence[Episode]):
             files.append(number)
         return files
 
-    def _tasks(self) -> dict[str, int]:
-        """Phrasing -> task number, in the order in which they came."""
-        tasks: dict[str, int] = {}
-        for entry in self._entries:
-            for text in entry.instructions:
-                tasks.setdefault(text, len(tasks))
-        return tasks
-
-    def _write_metadata(
-        self,
-        features: dict[str, Feature],
-        files: list[int],
-        tasks: dict[str, int],
-        incoming: Sequence[Path],
-        *,
-        statistics: bool,
-    ) -> None:
-        """Everything below meta/, the count of episodes last. Statistics of an added episode stand in its own file."""
-        columns = episodes_schema(features).append(pa.field(ENTRY, pa.string()))
-        first = len(self) - len(incoming)
-        starts = [0, *accumulate(self.episode_lengths)]
-        for number in range(first // _EPISODES_A_FILE, -(-len(self) // _EPISODES_A_FILE)):
-            begin, path = number * _EPISODES_A_FILE, self._episodes_path(number)
-            rows = []
-            for i in range(max(begin, first), min(begin + _EPISODES_A_FILE, len(self))):
-                entry = self._entries[i]
-                ours = counters(entry.num_steps, entry.rate_hz, i, starts[i], tasks[entry.instructions[0]])
-                stats = {**read_staged(incoming[i - first]).stats, **{key: row_stats(ours[key]) for key in ours}}
-                row = {
-                    "episode_index": i,
-                    "tasks": list(entry.instructions),
-                    "length": entry.num_steps,
-                    **{f"data/{key}": value for key, value in file_place(files[i]).items()},
-                    "dataset_from_index": starts[i],
-                    "dataset_to_index": starts[i + 1],
-                    **stats_columns(stats),
-                    **{f"meta/episodes/{key}": value for key, value in file_place(number).items()},
-                    ENTRY: entry.to_json(),
-                }
-                rows.append(row)
-            table = pa.Table.from_pylist(rows, schema=columns)
-            if begin < first:
-                kept = pq.read_table(path, use_threads=False).slice(0, first - begin)
-                table = pa.concat_tables([kept, table], promote_options="default").select(columns.names)
-                table = table.cast(columns).combine_chunks()  # the bytes do not tell how often it was written
-            with atomic_path(path) as temporary:
-                pq.write_table(table, temporary)
-        with atomic_path(self.path / TASKS_V3) as temporary:
-            pq.write_table(tasks_table(list(tasks)), temporary)
-        info = dataset_info(
-            "v3.0",
-            features,
-            robot_type=self.robot_type,
-            fps=self._rate_hz(),
-            num_episodes=len(self),
-            num_steps=starts[-1],
-            num_tasks=len(tasks),
-            data_megabytes=max(1, round(self.profile.file_megabytes)),
-        )
-        if statistics:
-            write_json(self.path / STATS, self._dataset_stats(features, files))
-        else:
-            (self.path / STATS).unlink(missing_ok=True)
-        write_json(self.path / INFO, info)
-
-    def _dataset_stats(self, features: dict[str, Feature], files: list[int]) -> dict[str, dict[str, list]]:
-        """Numbers from all rows, quantiles exactly up to `_QUANTILE_ROWS`; cameras from some of their pictures."""
-        stats = {}
-        tables = [self._episodes_path(number) for number in range(-(-len(self) // _EPISODES_A_FILE))]
-        stride = -(-sum(self.episode_lengths) // _QUANTILE_ROWS)
-        for key, feature in features.items() if files else ():
-            if feature.is_visual:
-                stats[key] = to_plain(frame_stats(self._sampled_frames(key.removeprefix(IMAGES))))
-            elif feature.is_numeric:
-                names = ("min", "max", "mean", "std", "count")
-                columns = [f"stats/{key}/{name}" for name in names]
-                parts = pa.concat_tables([pq.read_table(path, columns=columns, use_threads=False) for path in tables])
-                shaped = {name: Feature("float64", (1,) if name == "count" else feature.shape) for name in names}
-                of = {name: from_arrow(parts[f"stats/{key}/{name}"].drop_null(), shaped[name]) for name in names}
-                if not len(of["count"]):
-                    continue
-                of = {name: values.reshape(len(values), *shaped[name].shape) for name, values in of.items()}
-                merged = merge_stats([{name: of[name][i] for name in names} for i in range(len(of["count"]))])
-                data = (pq.read_table(self._data_path(n), columns=[key], use_threads=False) for n in sorted(set(files)))
-                rows = [finite_rows(from_arrow(table[key].drop_null(), feature))[::stride].copy() for table in data]
-                stats[key] = to_plain({**merged, **quantiles(np.concatenate(rows))})
-        return stats
-
-    def _sampled_frames(self, role: str) -> list[np.ndarray]:
-        """Evenly spread pictures of one camera."""
-        having = [i for i, entry in enumerate(self._entries) if role in entry.frame_sizes]
-        ends = list(accumulate(self._entries[i].num_steps for i in having))
-        frames = []
-        for step in sampled_steps(ends[-1], _STATS_FRAMES):
-            place = bisect_right(ends, step)
-            frames.append(self[having[place]].images[role][step - (ends[place - 1] if place else 0)])
-        return frames
-
     def _rate_hz(self) -> float:
         if self._entries:
             return self._entries[0].rate_hz
         return self._embodiment.rate_hz if self._embodiment else 1
-
-    def _staged_path(self, index: int) -> Path:
-        return self.path / _INCOMING / f"{index:06d}.parquet"
-
-    def _data_path(self, number: int) -> Path:
-        return self.path / DATA_PATHS["v3.0"].format(**file_place(number))
-
-    def _index_path(self, number: int) -> Path:
-        return self.path / "index/chunk-{chunk_index:03d}/file-{file_index:03d}.arrow".format(**file_place(number))
-
-    def _episodes_path(self, number: int) -> Path:
-        return self.path / EPISODES_PATH.format(**file_place(number))
-
-
-class EpisodeSelection(Sequence[Episode]):
-    """Some episodes of a store, read like a store: a training or a held-out part."""
-
-    def __init__(self, store: EpisodeStore, indices: Sequence[int]) -> None:
-        self.store = store
-        self.indices = tuple(indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Episode:  # type: ignore[override]  # one episode, no slices
-        return self.store[self.indices[index]]
-
-    @property
-    def episode_lengths(self) -> tuple[int, ...]:
-        lengths = self.store.episode_lengths
-        return tuple(lengths[i] for i in self.indices)
-
-    @property
-    def visit_lengths(self) -> tuple[int, ...]:
-        """Steps that one visit of each episode draws."""
-        lengths = self.store.visit_lengths
-        return tuple(lengths[i] for i in self.indices)
-
-    @property
-    def path(self) -> Path:
-        """Of the store."""
-        return self.store.path
-
-    def entry(self, index: int) -> EpisodeEntry:
-        """What the table says of one episode."""
-        return self.store.entry(self.indices[index])
-
-    @property
-    def decoded_bytes(self) -> int:
-        """Memory that `decoded` would take for its pictures, if all episodes of the store are alike."""
-        return self.store.decoded_bytes * sum(self.episode_lengths) // max(sum(self.store.episode_lengths), 1)
-
-    def moments(self, which: Literal["state", "action"]) -> Moments:
-        """Sums over these episodes."""
-        return self.store.moments(which, self.indices)
-
-    def decoded(self) -> list[Episode]:
-        """The episodes with their pictures decoded into read-only arrays."""
-        return [_decode(episode) for episode in self]
-
-
-def split_held_out(store: EpisodeStore, every: int) -> tuple[EpisodeSelection, EpisodeSelection]:
-    """(training part, held-out part): the last episode of each stride of `every` is held out; 0: none."""
-    held_out = range(every - 1, len(store), every) if every else range(0)
-    training = [i for i in range(len(store)) if i not in held_out]
-    return EpisodeSelection(store, training), EpisodeSelection(store, held_out)
-
-
-def find_stores(path: str | Path) -> list[Path]:
-    """The store at `path`, or those that lie side by side in that folder, by name."""
-    path = Path(path)
-    if EpisodeStore.exists(path):
-        return [path]
-    stores = sorted(header.parent for header in path.glob(f"*/{HEADER}"))
-    if stores:
-        return stores
-    what = "holds none" if path.is_dir() else "there is no such folder"
-    raise ValueError(f"{path} is no episode store and {what}: expected {path / HEADER} or {path / 'NAME' / HEADER}")
 
 
 class _StoredJpegs(Sequence[bytes]):
@@ -704,7 +492,8 @@ def _united(features: Mapping[str, Feature], more: Mapping[str, Feature]) -> dic
     return {key: feature for key, feature in both.items() if key not in COUNTERS} | COUNTERS
 
 
-def _decode(episode: Episode) -> Episode:
+def decode_episode(episode: Episode) -> Episode:
+    """The episode with its pictures decoded into read-only arrays."""
     images = {role: np.stack(list(frames)) for role, frames in episode.images.items()}
     for frames in images.values():
         frames.flags.writeable = False

@@ -19,7 +19,8 @@ from data_pipeline.mixture import Mixture, Place
 from data_pipeline.randomness import sample_rng
 from data_pipeline.sampling import make_sample
 from data_pipeline.schema.types import Episode, Sample
-from data_pipeline.storage import EpisodeSelection, EpisodeStore
+from data_pipeline.selection import EpisodeSelection
+from data_pipeline.storage import EpisodeStore
 
 MAX_SUBSTITUTES = 8
 """Places tried for one sample after its own; were one in ten bad, one sample in a billion would find none."""

@@ -26,7 +26,8 @@ import yaml
 
 from data_pipeline.atomic import check_writable, read_json, write_json
 from data_pipeline.schema.registry import find_config
-from data_pipeline.storage import EpisodeStore, split_held_out
+from data_pipeline.selection import split_held_out
+from data_pipeline.storage import EpisodeStore
 from deploy.device import choose_device
 from deploy.engine import InferenceEngine
 from deploy.evaluate import Settings, evaluate, summary

@@ -22,8 +22,9 @@ from data_pipeline.recordings import RobotRecordings
 from data_pipeline.schema.embodiment import Embodiment, Kind
 from data_pipeline.schema.registry import find_config, read_yaml, unknown_name
 from data_pipeline.schema.types import CAMERA_ROLES
+from data_pipeline.selection import EpisodeSelection, find_stores, split_held_out
 from data_pipeline.stats import Moments
-from data_pipeline.storage import EpisodeSelection, EpisodeStore, find_stores, split_held_out
+from data_pipeline.storage import EpisodeStore
 from data_pipeline.stream import SampleStream
 from data_pipeline.transforms.randomise import Randomisation
 from data_pipeline.workers import num_workers

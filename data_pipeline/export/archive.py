@@ -12,17 +12,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from data_pipeline.atomic import atomic_folder
 from data_pipeline.export.lerobot import DatasetWriter, VideoCoding
 from data_pipeline.lerobot_format import ACTION, IMAGES, STATE
 from data_pipeline.schema.embodiment import Embodiment
-from data_pipeline.schema.types import Episode
-from data_pipeline.shards import MARK, SOURCE, EpisodeEntry, Profile, marked, slot_mask, step_marks
+from data_pipeline.shards import MARK, SOURCE, EpisodeEntry, Profile, entry_episode, native_field, step_marks
 from data_pipeline.sources.lerobot import LeRobotSource
 from data_pipeline.sources.raw import Fault
-from data_pipeline.storage import ENTRY, HEADER, EpisodeStore
+from data_pipeline.storage import HEADER, EpisodeStore
+from data_pipeline.store_tables import ENTRY
 
 ARCHIVE_HEADER = "archive.json"
 """The header of the store that was archived."""
@@ -79,22 +80,9 @@ def restore(folder: str | Path, out: str | Path, progress: Callable[[], object] 
                 continue
             images = {role: found.images[IMAGES + role] for role in entry.frame_sizes if IMAGES + role in found.images}
             marks = {key.removeprefix(MARK): values for key, values in found.fields.items() if key.startswith(MARK)}
-            episode = Episode(
-                name=entry.name,
-                states=found.fields[STATE],
-                state_mask=slot_mask(entry.state_slots),
-                actions=found.fields[ACTION],
-                action_mask=slot_mask(entry.action_slots),
-                images=images,
-                instructions=entry.instructions,
-                rate_hz=entry.rate_hz,
-                action_offset_steps=entry.action_offset_steps,
-                instruction_weights=entry.instruction_weights,
-                **marked(marks, images),
-            )
-            native = {}
+            episode = entry_episode(entry, found.fields[STATE], found.fields[ACTION], images, marks)
+            native: dict[str, np.ndarray] = {}
             for key in (key for key in found.fields if key.startswith(SOURCE)):
-                extra, values = source.features[key].extra, found.fields[key]
-                native[extra["path"]] = values.reshape(len(values), *extra["step_shape"])
+                native |= native_field(source.features[key], found.fields[key])
             store.add(episode, entry.source, native=native, max_steps=entry.max_steps)
     return faults

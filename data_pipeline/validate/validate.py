@@ -21,9 +21,10 @@ from data_pipeline.mapping.mapping import Mapping
 from data_pipeline.mapping.timing import stamps_of
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
+from data_pipeline.selection import find_stores
 from data_pipeline.sources.opening import open_dataset, open_recordings, recognise
 from data_pipeline.sources.raw import Fault, RawEpisode, Shard, Source
-from data_pipeline.storage import HEADER, EpisodeStore, find_stores
+from data_pipeline.storage import HEADER, EpisodeStore
 from data_pipeline.validate.across import Seen, check_across, remember, spread
 from data_pipeline.validate.cameras import CameraSeen, check_cameras, look
 from data_pipeline.validate.clocks import check_clock, check_robot_rate

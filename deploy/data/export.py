@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from data_pipeline.export.exports import EXPORTS, export
 from data_pipeline.schema.registry import unknown_name
-from data_pipeline.storage import EpisodeStore, find_stores
+from data_pipeline.selection import find_stores
+from data_pipeline.storage import EpisodeStore
 
 _VIDEO_ONLY = ("gr00t",)  # whose readers know no pictures in tables
 

@@ -13,10 +13,11 @@ from data_pipeline.mapping.mapping import Mapping as DatasetMapping
 from data_pipeline.mapping.starter import starter_yaml
 from data_pipeline.schema.layout import SLOT_NAMES
 from data_pipeline.schema.registry import find_config
+from data_pipeline.selection import find_stores
 from data_pipeline.sources.mcap import list_topics
 from data_pipeline.sources.opening import open_dataset, open_recordings, recognise
 from data_pipeline.sources.raw import FieldSpec, Source
-from data_pipeline.storage import EpisodeStore, find_stores
+from data_pipeline.storage import EpisodeStore
 
 _MOST = 8  # lines of a list that may be long
 

@@ -7,7 +7,8 @@ import argparse
 from tqdm import tqdm
 
 from data_pipeline.merge import Rename, common_robot, merge
-from data_pipeline.storage import EpisodeStore, find_stores
+from data_pipeline.selection import find_stores
+from data_pipeline.storage import EpisodeStore
 
 
 def command(args: argparse.Namespace) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 from data_pipeline.atomic import write_json
 from data_pipeline.quantile_sketch import RELATIVE_ERROR, QuantileSketch
 from data_pipeline.schema.layout import SLOT_NAMES
+from data_pipeline.selection import find_stores
 from data_pipeline.stats import Moments, published_statistics
-from data_pipeline.storage import EpisodeStore, find_stores
+from data_pipeline.storage import EpisodeStore
 from data_pipeline.workers import run_as_completed
 
 Kind = Literal["state", "action"]

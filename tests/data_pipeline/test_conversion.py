@@ -117,8 +117,8 @@ STEPS_OF_A_CONVERSION = [
     "conversion.write_json",  # a shard is there, its record is not
     "conversion._Joiner._join",
     "storage.EpisodeStore.adopt",
-    "storage.EpisodeStore._write_metadata",
-    "storage.write_json",  # the last word of a flush
+    "storage.write_table",
+    "store_tables.write_json",  # the last word of a flush
     "storage.shutil.rmtree",
     "conversion.shutil.rmtree",
 ]
@@ -132,7 +132,7 @@ def test_a_kill_at_any_moment_leaves_what_goes_on(tmp_path, sources, robot, reco
     script.write_text(
         textwrap.dedent(f"""
         import os, pickle, signal, sys
-        from data_pipeline import conversion, storage
+        from data_pipeline import conversion, storage, store_tables
 
         owner = {at.rsplit(".", 1)[0]}
         name = {at.rsplit(".", 1)[1]!r}

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.frames import JpegFrames, decode_jpeg, encode_frames, encode_jpeg
+from data_pipeline.selection import find_stores
 from data_pipeline.shards import Profile, read_entries, stage_episode
 from data_pipeline.stats import Moments
-from data_pipeline.storage import EpisodeStore, find_stores
+from data_pipeline.storage import EpisodeStore
 from data_pipeline.transforms.images import resize
 
 
@@ -346,7 +347,7 @@ def test_the_datasets_statistics_are_of_all_rows(tmp_path, robot, episode, monke
     stats = json.loads((store.path / "meta/stats.json").read_text())["observation.state"]
     for name, expected in (("mean", states.mean(axis=0, dtype=np.float64)), ("q99", np.quantile(states, 0.99, axis=0))):
         np.testing.assert_allclose(stats[name], expected, atol=1e-6)
-    monkeypatch.setattr("data_pipeline.storage._QUANTILE_ROWS", 31)
+    monkeypatch.setattr("data_pipeline.store_tables._QUANTILE_ROWS", 31)
     with store:
         store.add(episode(num_steps=2, seed=9, name="last"))
     states = np.concatenate([one.states for one in store])

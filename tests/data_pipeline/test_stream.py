@@ -9,7 +9,8 @@ import pytest
 
 from data_pipeline.mixture import Place
 from data_pipeline.schema.types import CAMERA_ROLES
-from data_pipeline.storage import EpisodeStore, split_held_out
+from data_pipeline.selection import split_held_out
+from data_pipeline.storage import EpisodeStore
 from data_pipeline.stream import SampleStream, UnreadableError
 from tests.damage import damage_picture
 

@@ -27,7 +27,8 @@ STEPS = 125
 JOB = """
 import hashlib, sys
 import numpy as np
-from data_pipeline.storage import EpisodeStore, find_stores
+from data_pipeline.selection import find_stores
+from data_pipeline.storage import EpisodeStore
 from data_pipeline.stream import SampleStream
 from data_pipeline.transforms.dropout import DropoutRates
 from data_pipeline.transforms.randomise import Randomisation
