@@ -35,7 +35,7 @@ from rdt.random import SampleGenerator
 from rdt.train.checkpoint import load_trainer_state, save_checkpoint
 from rdt.train.config import TrainConfig, config_from_dict, differences, dump_config, load_config
 from rdt.train.loader import BatchLoader
-from rdt.train.metrics import sampling_error
+from rdt.train.metrics import joint_figures, measure, sampling_figures
 from rdt.train.trainer import Trainer
 from rdt.visuomotor import VisuomotorPolicy
 from robot_drivers.sim.scene import load_scene
@@ -128,8 +128,14 @@ def train(config: TrainConfig, out: Path) -> None:
         validation_loader.close()
     generator = SampleGenerator(config.seed)
 
+    described = [number for number, part in enumerate(held_out) if part.store.is_of(robot)]
+
     def validate(policy: VisuomotorPolicy) -> dict[str, float]:
-        return {"held_out_error": sampling_error(policy, validation, generator)} if validation else {}
+        if not validation:
+            return {}
+        errors = measure(policy, validation, generator)
+        own = errors.of(np.isin(errors.store, described))
+        return {**sampling_figures(errors, [part.path.name for part in held_out]), **joint_figures(own, robot)}
 
     def save(trainer: Trainer) -> None:
         save_checkpoint(out / CHECKPOINT, trainer.deployed, robot, config, statistics, trainer.state_dict())
@@ -174,12 +180,12 @@ def _check_run(config: TrainConfig, out: Path, robot: Embodiment, stores: list[E
     if not stores:
         raise ValueError("the config names no data: set data.stores or demonstrations.per_task")
     for store in stores:
-        if store.is_described and store.embodiment != robot and not config.data.other_robots:
+        if store.is_described and not store.is_of(robot) and not config.data.other_robots:
             raise ValueError(
                 f"{store.path} was recorded by robot {store.embodiment.name!r}, the config says {config.robot!r} "
                 "or an older form of its YAML: set `robot`, convert anew, or mix robots with data.other_robots"
             )
-    others = [store.path.name for store in stores if not store.is_described or store.embodiment != robot]
+    others = [store.path.name for store in stores if not store.is_of(robot)]
     if others:
         print(
             f"the checkpoint is for robot {robot.name!r}; of another one, or of one unknown, are: {', '.join(others)}"
@@ -261,6 +267,7 @@ def _loader(
         data.batch_size,
         randomisation=randomisation,
         workers=data.workers if train else 0,
+        with_state_norm=not train,
         max_bad_fraction=data.max_bad_fraction,
         bad_window=data.bad_window,
     )
