@@ -2,6 +2,7 @@
 
 OUT/demonstrations/, OUT/store/   when the config asks the embedded simulator for data
 OUT/metrics.jsonl                 the learning curve
+OUT/tensorboard/                  the same for TensorBoard
 OUT/checkpoint/                   the newest checkpoint
 """
 
@@ -21,7 +22,7 @@ from data_pipeline.recordings import RobotRecordings
 from data_pipeline.schema.embodiment import Embodiment, Kind
 from data_pipeline.schema.registry import find_config, read_yaml, unknown_name
 from data_pipeline.schema.types import CAMERA_ROLES
-from data_pipeline.stats import Moments
+from data_pipeline.stats import Moments, SlotStats
 from data_pipeline.storage import EpisodeSelection, EpisodeStore, find_stores, split_held_out
 from data_pipeline.stream import SampleStream
 from data_pipeline.transforms.randomise import Randomisation
@@ -34,15 +35,16 @@ from rdt.objective import DiffusionImitation
 from rdt.random import SampleGenerator
 from rdt.train.checkpoint import load_trainer_state, save_checkpoint
 from rdt.train.config import TrainConfig, config_from_dict, differences, dump_config, load_config
+from rdt.train.gates import Gates, advice_before, mean_action_loss
 from rdt.train.loader import BatchLoader
 from rdt.train.metrics import joint_figures, measure, sampling_figures
-from rdt.train.trainer import Trainer
+from rdt.train.trainer import Measure, Trainer
 from rdt.visuomotor import VisuomotorPolicy
 from robot_drivers.sim.scene import load_scene
 from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
 VALIDATION_BATCHES = 4
-FREE_ON_RESUME = dict.fromkeys(("out", "device", "validate_every", "checkpoint_every"))
+FREE_ON_RESUME = dict.fromkeys(("out", "device", "validate_every", "checkpoint_every", "loggers"))
 DATA_FREE_ON_RESUME = dict.fromkeys(("workers", "max_bad_fraction", "bad_window"))
 """Settings that a resumed run may change, and those of its `data`."""
 
@@ -127,12 +129,9 @@ def train(config: TrainConfig, out: Path) -> None:
         validation = [validation_loader(step) for step in range(VALIDATION_BATCHES)]
         validation_loader.close()
     generator = SampleGenerator(config.seed)
-
     described = [number for number, part in enumerate(held_out) if part.store.is_of(robot)]
 
-    def validate(policy: VisuomotorPolicy) -> dict[str, float]:
-        if not validation:
-            return {}
+    def validate(policy: VisuomotorPolicy, _: int) -> dict[str, float]:
         errors = measure(policy, validation, generator)
         own = errors.of(np.isin(errors.store, described))
         return {**sampling_figures(errors, [part.path.name for part in held_out]), **joint_figures(own, robot)}
@@ -140,8 +139,15 @@ def train(config: TrainConfig, out: Path) -> None:
     def save(trainer: Trainer) -> None:
         save_checkpoint(out / CHECKPOINT, trainer.deployed, robot, config, statistics, trainer.state_dict())
 
+    measures = [Measure(config.validate_every, validate)] if validation else []
+    actions = SlotStats.from_dict(statistics["action"])
+    half_range = model.condition.scaling.get_buffer("action_half_range").cpu().numpy()
+    mean_loss = mean_action_loss(actions, statistics["num_steps"], half_range)
+    gates = Gates(config.steps, config.optim.warmup_steps, mean_loss)
+    for line in advice_before(config.preset, config.data.batch_size, actions):
+        print(f"advice: {line}")
     remove_leftovers(out)
-    trainer = Trainer(model, DiffusionImitation(), loader, config, out, validate=validate, save=save)
+    trainer = Trainer(model, DiffusionImitation(), loader, config, out, measures=measures, gates=gates, save=save)
     if (out / CHECKPOINT).exists():
         trainer.load_state_dict(load_trainer_state(out / CHECKPOINT))
     try:

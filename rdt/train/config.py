@@ -80,6 +80,7 @@ class TrainConfig:
     demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
     validate_every: int = 200
     checkpoint_every: int = 500
+    loggers: tuple[str, ...] = ("jsonl", "tensorboard")  # where the numbers go; wandb too, with its extra
     device: str = "auto"  # auto | cpu | cuda
 
 
@@ -107,7 +108,12 @@ def config_from_dict(raw: dict[str, Any], overrides: Sequence[str] = (), where: 
 
 def dump_config(config: TrainConfig) -> str:
     """The resolved config as YAML that `load_config` reads back."""
-    return yaml.safe_dump(_plain(config), sort_keys=False)
+    return yaml.safe_dump(plain_config(config), sort_keys=False)
+
+
+def plain_config(config: TrainConfig) -> dict[str, Any]:
+    """The resolved config as plain types."""
+    return _plain(config)
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:

@@ -6,12 +6,12 @@ mixed precision, gradient accumulation.
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -19,22 +19,32 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from data_pipeline.atomic import explained, write_text
 from rdt.batch import Batch, to_device
 from rdt.objective import Objective
 from rdt.random import SampleGenerator
-from rdt.train.config import TrainConfig
+from rdt.train.config import TrainConfig, plain_config
 from rdt.train.ema import averaged
+from rdt.train.gates import Gates
+from rdt.train.loggers import open_loggers
 from rdt.train.optim import make_optimizer, make_schedule
+from rdt.train.progress import Pace, progress_text
 from rdt.visuomotor import VisuomotorPolicy
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is looked at every so many steps, and after the last: `of(model, step)` gives numbers to log."""
+
+    every: int
+    of: Callable[[VisuomotorPolicy, int], dict[str, float]]
 
 
 class Trainer:
     """Runs `config.steps` optimizer steps of an objective.
 
-    `batches(step)` gives the training batch of a step; `validate(model)` gives numbers to log, of the averaged
-    weights where there are any; `save(trainer)` writes a checkpoint. `metrics.jsonl` in `out` gets one line per
-    logged step.
+    `batches(step)` gives the training batch of a step; `measures` are taken of the averaged weights where there are
+    any, and their newest numbers stand in `measured`; `save(trainer)` writes a checkpoint. `config.loggers` get one
+    row per logged step, `gates` too, whose advice is printed.
     """
 
     def __init__(
@@ -45,7 +55,8 @@ class Trainer:
         config: TrainConfig,
         out: Path,
         *,
-        validate: Callable[[VisuomotorPolicy], dict[str, float]] | None = None,
+        measures: Sequence[Measure] = (),
+        gates: Gates | None = None,
         save: Callable[[Trainer], None] | None = None,
     ) -> None:
         self.model = model
@@ -53,7 +64,9 @@ class Trainer:
         self.batches = batches
         self.config = config
         self.out = out
-        self.validate = validate
+        self.measures = measures
+        self.measured: dict[str, float] = {}
+        self.gates = gates or Gates(config.steps, config.optim.warmup_steps, mean_action_loss=None)
         self.save = save
         self.generator = SampleGenerator(config.seed)
         self.optimizer = make_optimizer(model, config.optim)
@@ -69,8 +82,8 @@ class Trainer:
 
     def run(self, log_every: int = 10) -> None:
         """Train up to `config.steps`. An interrupt lets the step end, saves a checkpoint, then leaves."""
-        log = self.out / "metrics.jsonl"
-        write_text(log, _whole_lines(log))
+        loggers = open_loggers(self.config.loggers, self.out, self.step, plain_config(self.config))
+        pace = Pace(self.model, self.step, self.config.steps, self.train_seconds)
         bar = tqdm(total=self.config.steps, initial=self.step, desc="train", unit="step", dynamic_ncols=True)
         smoothed: float | None = None
         substituted = 0  # samples since the last line
@@ -79,6 +92,7 @@ class Trainer:
                 while self.step < self.config.steps:
                     started = time.perf_counter()
                     batch = self.batches(self.step)
+                    pace.count(batch, time.perf_counter() - started)
                     substituted += batch.num_substituted
                     learning_rate = self.optimizer.param_groups[0]["lr"]
                     with _interrupts_held():
@@ -86,8 +100,8 @@ class Trainer:
                         self.train_seconds += time.perf_counter() - started
                         self.step += 1
                     bar.update()
-                    validate_now = self._is_due(self.config.validate_every)
-                    if self.step % log_every == 0 or validate_now:
+                    due = [measure for measure in self.measures if self._is_due(measure.every)]
+                    if due or self.step % log_every == 0 or self.step == self.config.steps:
                         row = {
                             "step": self.step,
                             "seconds": round(self.train_seconds, 3),
@@ -96,16 +110,19 @@ class Trainer:
                             **{name: value.item() for name, value in parts.items()},
                             **({"substituted": substituted} if substituted else {}),
                         }
+                        row |= pace.figures(self.step, self.train_seconds)
                         substituted = 0
                         if not torch.isfinite(loss):
                             raise FloatingPointError(f"the loss is {row['loss']} at step {self.step}: lower optim.lr")
                         smoothed = row["loss"] if smoothed is None else 0.9 * smoothed + 0.1 * row["loss"]
-                        if validate_now and self.validate:
-                            self.deployed.eval()
-                            row.update(self.validate(self.deployed))
-                        with explained(log), log.open("a", encoding="utf-8") as lines:
-                            lines.write(json.dumps(row) + "\n")
-                        bar.set_postfix(loss=f"{smoothed:.4f}")
+                        bar.set_postfix_str(progress_text(smoothed, row))
+                        try:
+                            row |= self._measure(due)
+                        finally:  # an interrupted measurement costs no row
+                            for logger in loggers:
+                                logger.log(row)
+                        for advice in self.gates(row):
+                            bar.write(f"advice: {advice}")
                     if self.save and self._is_due(self.config.checkpoint_every):
                         self.save(self)
         except KeyboardInterrupt:
@@ -145,6 +162,14 @@ class Trainer:
             self.average.update_parameters(self.model)
         return loss.detach(), {"grad_norm": grad_norm, **parts}
 
+    def _measure(self, due: Sequence[Measure]) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for measure in due:
+            self.deployed.eval()
+            figures |= measure.of(self.deployed, self.step)
+        self.measured |= figures
+        return figures
+
     def _is_due(self, every: int) -> bool:
         return self.step == self.config.steps or (every > 0 and self.step % every == 0)
 
@@ -165,9 +190,3 @@ def _interrupts_held() -> Iterator[None]:
             signal.signal(number, handler)
         if held:
             signal.raise_signal(held[0])
-
-
-def _whole_lines(log: Path) -> str:
-    """What a log holds, without a last line that a full disk or a killed run cut short."""
-    text = log.read_text(encoding="utf-8") if log.is_file() else ""
-    return text[: text.rfind("\n") + 1]
