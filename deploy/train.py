@@ -3,12 +3,14 @@
 OUT/demonstrations/, OUT/store/   when the config asks the embedded simulator for data
 OUT/metrics.jsonl                 the learning curve
 OUT/tensorboard/                  the same for TensorBoard
+OUT/plots/                        predicted beside recorded actions of held-out episodes
 OUT/checkpoint/                   the newest checkpoint
 """
 
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,8 @@ from data_pipeline.transforms.randomise import Randomisation
 from data_pipeline.workers import num_workers
 from deploy.data.progress import progress_bar
 from deploy.device import choose_device
+from deploy.doctor import require
+from deploy.measures import closed_loop_success, open_loop_plots, plotted_episodes
 from deploy.record import record_demonstrations
 from rdt.model.presets import PRESETS
 from rdt.objective import DiffusionImitation
@@ -44,7 +48,18 @@ from robot_drivers.sim.scene import load_scene
 from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
 VALIDATION_BATCHES = 4
-FREE_ON_RESUME = dict.fromkeys(("out", "device", "validate_every", "checkpoint_every", "loggers"))
+FREE_ON_RESUME = dict.fromkeys(
+    (
+        "out",
+        "device",
+        "loggers",
+        "validate_every",
+        "plot_every",
+        "evaluate_every",
+        "evaluate_episodes",
+        "checkpoint_every",
+    )
+)
 DATA_FREE_ON_RESUME = dict.fromkeys(("workers", "max_bad_fraction", "bad_window"))
 """Settings that a resumed run may change, and those of its `data`."""
 
@@ -69,13 +84,21 @@ def command(args: argparse.Namespace) -> None:
 def check(config: TrainConfig) -> None:
     """Raise `ValueError` for a name that does not exist or a part that is missing here, before hours of work."""
     choose_device(config.device)
-    _robot(config)
+    robot = _robot(config)
     for role in config.condition.cameras:
         if role not in CAMERA_ROLES:
             raise ValueError(unknown_name("camera", role, CAMERA_ROLES))
     with torch.device("meta"):
         VisuomotorPolicy(PRESETS[config.preset], config.condition, config.noise_slots)
-    if config.demonstrations.per_task:
+    if config.evaluate_every:
+        require("evaluate_every", {"scipy": "scipy"})
+        others = [side for side, arm in robot.arms.items() if arm.driver != "sim"]
+        if others:
+            raise ValueError(
+                f"evaluate_every runs trials in the embedded simulator, which does not have robot {robot.name!r} "
+                f"(driver {robot.arms[others[0]].driver!r}): set it to 0"
+            )
+    if config.demonstrations.per_task or config.evaluate_every:
         for task in lookup(ENVIRONMENTS, config.demonstrations.environment).tasks:
             load_scene(TASKS[task].scene)
 
@@ -140,6 +163,13 @@ def train(config: TrainConfig, out: Path) -> None:
         save_checkpoint(out / CHECKPOINT, trainer.deployed, robot, config, statistics, trainer.state_dict())
 
     measures = [Measure(config.validate_every, validate)] if validation else []
+    plotted = plotted_episodes(part for part in held_out if part.store.is_of(robot)) if config.plot_every else []
+    if plotted and find_spec("matplotlib") is None:
+        print("plot_every: no pictures, since matplotlib is missing: pip install 'rdt-stack[sim]'")
+    elif plotted:
+        measures.append(Measure(config.plot_every, open_loop_plots(plotted, robot, config, out)))
+    if config.evaluate_every:
+        measures.append(Measure(config.evaluate_every, closed_loop_success(robot, config, statistics, out)))
     actions = SlotStats.from_dict(statistics["action"])
     half_range = model.condition.scaling.get_buffer("action_half_range").cpu().numpy()
     mean_loss = mean_action_loss(actions, statistics["num_steps"], half_range)

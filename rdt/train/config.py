@@ -78,10 +78,20 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
-    validate_every: int = 200
+    validate_every: int = 200  # steps between looks at held-out episodes
+    plot_every: int = 1000  # between pictures of predicted beside recorded actions; 0: none
+    evaluate_every: int = 0  # between trials in the embedded simulator of `demonstrations.environment`; 0: none
+    evaluate_episodes: int = 20  # trials of each task
     checkpoint_every: int = 500
     loggers: tuple[str, ...] = ("jsonl", "tensorboard")  # where the numbers go; wandb too, with its extra
     device: str = "auto"  # auto | cpu | cuda
+
+    def __post_init__(self) -> None:
+        if self.plot_every < 0 or self.evaluate_every < 0 or self.evaluate_episodes < 1:
+            raise ValueError(
+                "plot_every and evaluate_every must be 0 or more and evaluate_episodes at least 1, got "
+                f"{self.plot_every}, {self.evaluate_every} and {self.evaluate_episodes}"
+            )
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

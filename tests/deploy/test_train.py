@@ -144,6 +144,13 @@ def test_held_out_episodes_are_measured_by_dataset_and_by_joint(store, make_data
     assert row["step"] == 2
     assert {"overall_avg_sample_mse", "store_sample_mse", "droid_sample_l2err", "valid_sample_mse"} <= set(row)
     assert len([name for name in row if name.startswith("joint_error/")]) == store.embodiment.num_native
+    assert [path.name for path in (tmp_path / "run/plots").iterdir()] == ["episode_1_0000002.png"]
+    assert (tmp_path / "run/tensorboard").is_dir()
+
+
+def test_trials_for_another_robot_than_the_simulators_are_refused(store, tmp_path, capsys):
+    assert pretrain(tmp_path, "--robot", "aloha_viperx", "--evaluate_every", "2") != 0
+    assert "does not have robot 'aloha_viperx'" in capsys.readouterr().err
 
 
 def test_another_robots_store_is_refused_unless_mixed_on_purpose(store, tmp_path, capsys):
