@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import struct
 import time
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,8 +39,18 @@ class Logger(Protocol):
         """Keep a row, for good once this has returned."""
 
 
+def check_loggers(names: Iterable[str]) -> None:
+    """Raise `ValueError` for a name that does not exist, `ModuleNotFoundError` for one whose package is missing."""
+    for name in names:
+        load_attribute("logger", name, LOGGERS)
+        if name == "wandb" and find_spec("wandb") is None:
+            raise ModuleNotFoundError(
+                "the logger 'wandb' needs wandb: pip install 'rdt-stack[wandb]', or take it out of `loggers`"
+            )
+
+
 def open_loggers(names: Iterable[str], out: Path, step: int, settings: Mapping[str, Any]) -> list[Logger]:
-    """Those loggers, ready for the row after `step`. Raises `ValueError` for a name that does not exist."""
+    """Those loggers, ready for the row after `step`."""
     return [load_attribute("logger", name, LOGGERS)(out, step, settings) for name in names]
 
 
@@ -84,15 +96,11 @@ class WandbLogger:
     """
 
     def __init__(self, out: Path, step: int, settings: Mapping[str, Any]) -> None:
-        try:
-            import wandb
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                "the logger 'wandb' needs wandb: pip install 'rdt-stack[wandb]', or take it out of `loggers`"
-            ) from None
+        import wandb
+
         name = out / "wandb_id"
         if not name.is_file():
-            write_text(name, wandb.util.generate_id())
+            write_text(name, secrets.token_hex(4))
         self._step = step
         self._run = wandb.init(
             project="rdt",

@@ -7,7 +7,8 @@ import types
 import pytest
 
 from data_pipeline.sources.tfrecord import read_records
-from rdt.train.loggers import open_loggers
+from rdt.train import loggers
+from rdt.train.loggers import check_loggers, open_loggers
 
 ROWS = [{"step": step, "loss": 1 / step, "joint_error/left_waist": 0.5 * step} for step in (10, 20, 300, 70_000)]
 
@@ -65,28 +66,36 @@ def test_an_event_file_has_whole_records_after_each_row(tmp_path):
         assert len(records) == 1 + number and all(isinstance(record, bytes) for record in records)
 
 
-def test_an_unknown_logger_names_the_nearest(tmp_path):
+def test_an_unknown_logger_names_the_nearest():
     with pytest.raises(ValueError, match="unknown logger 'tensorbord': did you mean 'tensorboard'"):
-        open_loggers(["tensorbord"], tmp_path, 0, {})
+        check_loggers(["tensorbord"])
 
 
-def test_wandb_is_told_where_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
+def test_wandb_is_told_where_to_get_it(monkeypatch):
+    monkeypatch.setattr(loggers, "find_spec", lambda name: None)
+    check_loggers(["jsonl", "tensorboard"])
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'rdt-stack\[wandb\]'"):
-        open_loggers(["wandb"], tmp_path, 0, {})
+        check_loggers(["wandb"])
 
 
 def test_wandb_stays_offline_and_goes_on_in_the_same_run(tmp_path, monkeypatch):
-    """A stand-in with the three calls that are used: the package itself wants an account or a quarter of a minute."""
+    """With a stand-in for the package, which is no part of what tests install."""
     calls, logged = [], []
     run = types.SimpleNamespace(log=lambda values, step: logged.append((step, values)))
-    package = types.SimpleNamespace(
-        util=types.SimpleNamespace(generate_id=lambda: f"id{len(calls)}"),
-        init=lambda **options: calls.append(options) or run,
-    )
+    package = types.SimpleNamespace(init=lambda **options: calls.append(options) or run)
     monkeypatch.setitem(sys.modules, "wandb", package)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     write(tmp_path, ["wandb"], ROWS[:1])
     write(tmp_path, ["wandb"], ROWS[1:2], after=10)
     assert logged == [(row["step"], {k: v for k, v in row.items() if k != "step"}) for row in ROWS[:2]]
-    assert {call["id"] for call in calls} == {"id0"} and {call["mode"] for call in calls} == {"offline"}
+    assert len({call["id"] for call in calls}) == 1 and {call["mode"] for call in calls} == {"offline"}
+
+
+def test_wandb_itself_takes_the_rows(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="needs the extra `wandb`")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for rows, after in ((ROWS[:1], 0), (ROWS[1:2], 10)):
+        write(tmp_path, ["wandb"], rows, after)
+        wandb.finish()
+    name = (tmp_path / "wandb_id").read_text()
+    assert all(name in path.name for path in (tmp_path / "wandb").glob("offline-run-*"))
