@@ -41,6 +41,7 @@ from rdt.train.checkpoint import load_trainer_state, save_checkpoint
 from rdt.train.config import TrainConfig, config_from_dict, differences, dump_config, load_config
 from rdt.train.gates import Gates, advice_before, mean_action_loss
 from rdt.train.loader import BatchLoader
+from rdt.train.loggers import check_loggers
 from rdt.train.metrics import joint_figures, measure, sampling_figures
 from rdt.train.trainer import Measure, Trainer
 from rdt.visuomotor import VisuomotorPolicy
@@ -84,6 +85,7 @@ def command(args: argparse.Namespace) -> None:
 def check(config: TrainConfig) -> None:
     """Raise `ValueError` for a name that does not exist or a part that is missing here, before hours of work."""
     choose_device(config.device)
+    check_loggers(config.loggers)
     robot = _robot(config)
     for role in config.condition.cameras:
         if role not in CAMERA_ROLES:

@@ -148,6 +148,11 @@ def test_held_out_episodes_are_measured_by_dataset_and_by_joint(store, make_data
     assert (tmp_path / "run/tensorboard").is_dir()
 
 
+def test_a_wrong_logger_is_named_before_anything_is_read(tmp_path, capsys):
+    assert pretrain(tmp_path, "--loggers", "[jsonl, tensorbord]") != 0
+    assert "unknown logger 'tensorbord': did you mean 'tensorboard'" in capsys.readouterr().err
+
+
 def test_trials_for_another_robot_than_the_simulators_are_refused(store, tmp_path, capsys):
     assert pretrain(tmp_path, "--robot", "aloha_viperx", "--evaluate_every", "2") != 0
     assert "does not have robot 'aloha_viperx'" in capsys.readouterr().err
