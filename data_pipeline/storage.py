@@ -179,6 +179,10 @@ class EpisodeStore(Sequence[Episode]):
         """Whether the robot's description came with the episodes: `embodiment` has none to give otherwise."""
         return self._embodiment is not None
 
+    def is_of(self, robot: Embodiment) -> bool:
+        """Whether this robot recorded it, as described today."""
+        return self._embodiment == robot
+
     @property
     def embodiment(self) -> Embodiment:
         if self._embodiment is None:

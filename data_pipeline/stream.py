@@ -25,7 +25,7 @@ from data_pipeline.storage import EpisodeStore
 MAX_SUBSTITUTES = 8
 """Places tried for one sample after its own; were one in ten bad, one sample in a billion would find none."""
 
-_KEPT_DEVIATIONS = 4096  # episodes, 1 KB each
+_KEPT_EPISODES = 4096  # whose deviations and norms are kept, 1 KB each
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class SampleStream:
         self._stores = tuple(stores)
         fits = sum(store.decoded_bytes for store in stores) <= decoded_cache_bytes
         self._episodes: list[Sequence[Episode]] = [_decoded(store) if fits else store for store in stores]
-        self._deviation = lru_cache(maxsize=_KEPT_DEVIATIONS)(self._measure_deviation)
+        self._deviation = lru_cache(maxsize=_KEPT_EPISODES)(self._measure_deviation)
+        self._norm = lru_cache(maxsize=_KEPT_EPISODES)(self._measure_norm)
 
     def __getitem__(self, index: int) -> Sample:
         """The sample of that index. Raises `ValueError` where it cannot be read."""
@@ -119,6 +120,10 @@ class SampleStream:
     def state_deviation(self, place: Place) -> np.ndarray:
         """Standard deviation of each slot over all steps of the place's episode, float64 (128,)."""
         return self._deviation(place.store, place.episode)
+
+    def state_norm(self, place: Place) -> np.ndarray:
+        """Root mean square of each slot over all steps of the place's episode, float64 (128,)."""
+        return self._norm(place.store, place.episode)
 
     def describe(self, index: int) -> str:
         """Where the sample of an index comes from, in words."""
@@ -155,6 +160,9 @@ class SampleStream:
 
     def _measure_deviation(self, store: int, episode: int) -> np.ndarray:
         return self._episodes[store][episode].states.std(axis=0, dtype=np.float64)
+
+    def _measure_norm(self, store: int, episode: int) -> np.ndarray:
+        return np.sqrt(np.square(self._episodes[store][episode].states, dtype=np.float64).mean(axis=0))
 
 
 def _decoded(store: EpisodeStore | EpisodeSelection) -> Sequence[Episode]:

@@ -34,6 +34,8 @@ EXTRAS = {
     "cluster": ("ray",),
     "viz": ("rerun-sdk",),
     "samplers": ("diffusers",),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
 }
 SPEED = ("flash-attn", "torchao")  # picked up where installed; flash-attn has to be built for the machine
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri"

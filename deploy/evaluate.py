@@ -89,13 +89,9 @@ def evaluate(checkpoint: Path, settings: Settings, out: Path, workers: int | Non
     check_writable(out)
     remove_leftovers(out / "rollouts")
     trials = make_trials(environment, settings, out / "rollouts")
-    jobs = [_Job(checkpoint, settings, tuple(trials[i : i + LOCKSTEP])) for i in range(0, len(trials), LOCKSTEP)]
-    (_, latency), *_ = run_ordered(_measure_latency, jobs[:1], 1)  # as the episodes run: one thread, nothing beside it
-    outcomes: list[Outcome] = []
-    with tqdm(total=len(trials), desc="evaluate", unit="episode", dynamic_ncols=True) as bar:
-        for job, results in run_ordered(_run_job, jobs, min(workers or num_workers(), len(jobs))):
-            outcomes.extend(results)
-            bar.update(len(job.trials))
+    first = _Job(checkpoint, settings, ())
+    (_, latency), *_ = run_ordered(_measure_latency, [first], 1)  # as the episodes run: one thread, nothing beside it
+    outcomes = run_in_workers(checkpoint, settings, trials, workers)
     trained = [o for o in outcomes if o.trial.phrasing == "trained"]
     return {
         **_rates(trained),
@@ -115,6 +111,19 @@ def evaluate(checkpoint: Path, settings: Settings, out: Path, workers: int | Non
         "renderer": renderer,
         "versions": versions(),
     }
+
+
+def run_in_workers(
+    checkpoint: Path, settings: Settings, trials: Sequence[Trial], workers: int | None = None, title: str = "evaluate"
+) -> list[Outcome]:
+    """Run trials in as many worker processes as there are cores, or in `workers`, under a progress line."""
+    jobs = [_Job(checkpoint, settings, tuple(trials[i : i + LOCKSTEP])) for i in range(0, len(trials), LOCKSTEP)]
+    outcomes: list[Outcome] = []
+    with tqdm(total=len(trials), desc=title, unit="episode", dynamic_ncols=True, leave=None) as bar:
+        for job, results in run_ordered(_run_job, jobs, min(workers or num_workers(), len(jobs))):
+            outcomes.extend(results)
+            bar.update(len(job.trials))
+    return outcomes
 
 
 def make_trials(environment: Environment, settings: Settings, videos: Path) -> list[Trial]:

@@ -290,7 +290,7 @@ def _learning(rows: Sequence[Mapping[str, Any]]) -> list[Picture]:
     """Training loss and held-out error over the time of training."""
     kinds = {
         "loss": ("training loss", "Thin: as logged. Thick: the mean over neighbours.", len(rows) // 20),
-        "held_out_error": (
+        "overall_avg_sample_mse": (
             "held-out error",
             "Mean squared error of sampled chunks on demonstrations kept out of training, in unified units.",
             1,

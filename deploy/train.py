@@ -2,6 +2,8 @@
 
 OUT/demonstrations/, OUT/store/   when the config asks the embedded simulator for data
 OUT/metrics.jsonl                 the learning curve
+OUT/tensorboard/                  the same for TensorBoard
+OUT/plots/                        predicted beside recorded actions of held-out episodes
 OUT/checkpoint/                   the newest checkpoint
 OUT/checkpoints/                  the last ones, where the config keeps more than one
 """
@@ -9,6 +11,7 @@ OUT/checkpoints/                  the last ones, where the config keeps more tha
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -23,29 +26,46 @@ from data_pipeline.schema.embodiment import Embodiment, Kind
 from data_pipeline.schema.registry import find_config, read_yaml, unknown_name
 from data_pipeline.schema.types import CAMERA_ROLES
 from data_pipeline.selection import EpisodeSelection, find_stores, split_held_out
-from data_pipeline.stats import Moments
+from data_pipeline.stats import Moments, SlotStats
 from data_pipeline.storage import EpisodeStore
 from data_pipeline.stream import SampleStream
 from data_pipeline.transforms.randomise import Randomisation
 from data_pipeline.workers import num_workers
 from deploy.data.progress import progress_bar
 from deploy.device import choose_device
+from deploy.doctor import require
+from deploy.measures import closed_loop_success, open_loop_plots, plotted_episodes
 from deploy.record import record_demonstrations
 from rdt.model.presets import PRESETS
 from rdt.objective import DiffusionImitation
 from rdt.random import SampleGenerator
 from rdt.train.checkpoint import keep_earlier, load_trainer_state, save_checkpoint
 from rdt.train.config import TrainConfig, config_from_dict, differences, dump_config, load_config
+from rdt.train.gates import Gates, advice_before, mean_action_loss
 from rdt.train.loader import BatchLoader
-from rdt.train.metrics import sampling_error
+from rdt.train.loggers import check_loggers
+from rdt.train.metrics import joint_figures, measure, sampling_figures
 from rdt.train.parallel import ALONE, Ranks, joined_ranks
-from rdt.train.trainer import Trainer
+from rdt.train.trainer import Measure, Trainer
 from rdt.visuomotor import VisuomotorPolicy
 from robot_drivers.sim.scene import load_scene
 from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
 VALIDATION_BATCHES = 4
-FREE_ON_RESUME = dict.fromkeys(("out", "device", "validate_every", "checkpoint_every", "parallel", "keep_last"))
+FREE_ON_RESUME = dict.fromkeys(
+    (
+        "out",
+        "device",
+        "loggers",
+        "validate_every",
+        "plot_every",
+        "evaluate_every",
+        "evaluate_episodes",
+        "checkpoint_every",
+        "parallel",
+        "keep_last",
+    )
+)
 DATA_FREE_ON_RESUME = dict.fromkeys(("workers", "micro_batch_size", "max_bad_fraction", "bad_window"))
 """Settings that a resumed run may change, and those of its `data`."""
 
@@ -75,13 +95,22 @@ def command(args: argparse.Namespace) -> None:
 def check(config: TrainConfig) -> None:
     """Raise `ValueError` for a name that does not exist or a part that is missing here, before hours of work."""
     choose_device(config.device)
-    _robot(config)
+    check_loggers(config.loggers)
+    robot = _robot(config)
     for role in config.condition.cameras:
         if role not in CAMERA_ROLES:
             raise ValueError(unknown_name("camera", role, CAMERA_ROLES))
     with torch.device("meta"):
         VisuomotorPolicy(PRESETS[config.preset], config.condition, config.noise_slots)
-    if config.demonstrations.per_task:
+    if config.evaluate_every:
+        require("evaluate_every", {"scipy": "scipy"})
+        others = [side for side, arm in robot.arms.items() if arm.driver != "sim"]
+        if others:
+            raise ValueError(
+                f"evaluate_every runs trials in the embedded simulator, which does not have robot {robot.name!r} "
+                f"(driver {robot.arms[others[0]].driver!r}): set it to 0"
+            )
+    if config.demonstrations.per_task or config.evaluate_every:
         for task in lookup(ENVIRONMENTS, config.demonstrations.environment).tasks:
             load_scene(TASKS[task].scene)
 
@@ -135,13 +164,16 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
     loader = _loader(config, model, stream, randomisation, ranks)
     validation = []
     if held_out:
-        validation_loader = _loader(config, model, _stream(config, model, held_out, unit, train=False), None, ALONE)
+        validation_loader = _loader(config, model, _stream(config, model, held_out, unit, train=False), None, ranks)
         validation = [validation_loader(step) for step in range(VALIDATION_BATCHES)]
         validation_loader.close()
     generator = SampleGenerator(config.seed)
+    described = [number for number, part in enumerate(held_out) if part.store.is_of(robot)]
 
-    def validate(policy: VisuomotorPolicy) -> dict[str, float]:
-        return {"held_out_error": sampling_error(policy, validation, generator)} if validation else {}
+    def validate(policy: VisuomotorPolicy, _: int) -> dict[str, float]:
+        errors = measure(policy, validation, generator)
+        own = errors.of(np.isin(errors.store, described))
+        return {**sampling_figures(errors, [part.path.name for part in held_out]), **joint_figures(own, robot)}
 
     def save(trainer: Trainer) -> None:
         state, deployed = trainer.state_dict(), trainer.deployed_copy()  # of all ranks together
@@ -150,13 +182,28 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
             keep_earlier(out / CHECKPOINT, out / EARLIER, trainer.step, config.keep_last)
         ranks.wait()
 
+    measures = [Measure(config.validate_every, validate)] if validation else []
+    plotted = plotted_episodes(part for part in held_out if part.store.is_of(robot)) if config.plot_every else []
+    if plotted and find_spec("matplotlib") is None:
+        print("plot_every: no pictures, since matplotlib is missing: pip install 'rdt-stack[sim]'")
+    elif plotted:
+        measures.append(Measure(config.plot_every, open_loop_plots(plotted, robot, config, out), alone=True))
+    if config.evaluate_every:
+        measures.append(Measure(config.evaluate_every, closed_loop_success(robot, config, statistics, out), alone=True))
+    actions = SlotStats.from_dict(statistics["action"])
+    half_range = model.condition.scaling.get_buffer("action_half_range").cpu().numpy()
+    mean_loss = mean_action_loss(actions, statistics["num_steps"], half_range)
+    gates = Gates(config.steps, config.optim.warmup_steps, mean_loss)
+    for line in advice_before(config.preset, config.data.batch_size, actions):
+        print(f"advice: {line}")
     trainer = Trainer(
         model,
         DiffusionImitation(),
         loader,
         config,
         out,
-        validate=validate,
+        measures=measures,
+        gates=gates,
         save=save,
         describe=stream.describe,
         ranks=ranks,
@@ -205,12 +252,12 @@ def _check_run(config: TrainConfig, out: Path, robot: Embodiment, stores: list[E
     if not stores:
         raise ValueError("the config names no data: set data.stores or demonstrations.per_task")
     for store in stores:
-        if store.is_described and store.embodiment != robot and not config.data.other_robots:
+        if store.is_described and not store.is_of(robot) and not config.data.other_robots:
             raise ValueError(
                 f"{store.path} was recorded by robot {store.embodiment.name!r}, the config says {config.robot!r} "
                 "or an older form of its YAML: set `robot`, convert anew, or mix robots with data.other_robots"
             )
-    others = [store.path.name for store in stores if not store.is_described or store.embodiment != robot]
+    others = [store.path.name for store in stores if not store.is_of(robot)]
     if others:
         print(
             f"the checkpoint is for robot {robot.name!r}; of another one, or of one unknown, are: {', '.join(others)}"
@@ -304,6 +351,7 @@ def _loader(
         workers=data.workers if randomisation is not None else 0,
         rank=ranks.rank,
         world_size=ranks.size,
+        with_state_norm=randomisation is None,
         max_bad_fraction=data.max_bad_fraction,
         bad_window=data.bad_window,
     )

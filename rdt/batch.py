@@ -74,7 +74,10 @@ class Batch:
     observation: ObservationBatch
     actions: Float[Tensor, "batch horizon slot"]  # unscaled unified units
     action_mask: Float[Tensor, "batch slot"]  # 1 where the robot has the slot, whatever the observation hides
+    action_valid: Bool[Tensor, "batch horizon"]  # False where an action repeats another step's for want of its own
+    store: Int[Tensor, " batch"]  # number of the store in the stream
     sample_index: Int[Tensor, " batch"]
+    state_norm: Float[Tensor, "batch slot"] | None = None  # root mean square over the episode; of held-out batches
     num_substituted: int = 0  # samples that could not be read, with others in their stead
 
 

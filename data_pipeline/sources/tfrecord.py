@@ -68,9 +68,14 @@ def write_records(path: str | Path, payloads: Iterable[bytes]) -> int:
     number = 0
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         for number, payload in enumerate(payloads, start=1):  # noqa: B007
-            header = struct.pack("<Q", len(payload))
-            file.write(header + _CRC.pack(masked_crc32c(header)) + payload + _CRC.pack(masked_crc32c(payload)))
+            file.write(packed_record(payload))
     return number
+
+
+def packed_record(payload: bytes) -> bytes:
+    """One record as it stands in a file."""
+    header = struct.pack("<Q", len(payload))
+    return header + _CRC.pack(masked_crc32c(header)) + payload + _CRC.pack(masked_crc32c(payload))
 
 
 def parse_example(payload: bytes) -> dict[str, Values]:

@@ -1,4 +1,4 @@
-"""What a policy costs, counted from its sizes: operations and bytes (spec rdt.md section 17).
+"""What a policy costs in use and in training, counted from its sizes: operations and bytes (spec rdt.md section 17).
 
 An operation is a multiplication or an addition; norms, activations and softmax are left out. The numbers are floors:
 no implementation of the same network can do with less.
@@ -55,6 +55,23 @@ def inference_cost(config: RDTConfig, num_lang_tokens: int) -> InferenceCost:
         step_params=step_weights,
         key_value_numbers=2 * h * conditions,
     )
+
+
+def training_flops(
+    config: RDTConfig, *, num_samples: int, lang_tokens: int, attended_lang_tokens: int, trained: float = 1.0
+) -> float:
+    """One training step, forward and backward: for each product forward one for the gradient of its input and, for
+    the share `trained` of the weights, one for theirs. Recomputation and the optimizer do not count.
+
+    `lang_tokens` are those of all distinct instructions, which are projected once; `attended_lang_tokens` those that
+    the samples attend to, summed over samples.
+    """
+    none, one = inference_cost(config, 0), inference_cost(config, 1)
+    of_sample = none.adaptor_flops + none.naive_step_flops
+    of_token = one.adaptor_flops + one.project_flops - none.adaptor_flops - none.project_flops
+    of_attended = one.step_flops - none.step_flops
+    forward = num_samples * of_sample + lang_tokens * of_token + attended_lang_tokens * of_attended
+    return forward * (2 + trained)
 
 
 def _adaptor_weights(kind: str, in_features: int, hidden_size: int) -> int:

@@ -82,12 +82,23 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
-    validate_every: int = 200
+    validate_every: int = 200  # steps between looks at held-out episodes
+    plot_every: int = 1000  # between pictures of predicted beside recorded actions; 0: none
+    evaluate_every: int = 0  # between trials in the embedded simulator of `demonstrations.environment`; 0: none
+    evaluate_episodes: int = 20  # trials of each task
     checkpoint_every: int = 500
+    loggers: tuple[str, ...] = ("jsonl", "tensorboard")  # where the numbers go; wandb too, with its extra
     device: str = "auto"  # auto | cpu | cuda
     precision: Precision = "auto"  # of the arithmetic, weights stay float32; auto: bfloat16 on a GPU, else float32
     parallel: ParallelMode = "auto"  # under torchrun: ddp, fsdp, hsdp; auto: ddp
     keep_last: int = 1  # checkpoints that are kept: the newest in checkpoint/, more than one in checkpoints/
+
+    def __post_init__(self) -> None:
+        if self.plot_every < 0 or self.evaluate_every < 0 or self.evaluate_episodes < 1:
+            raise ValueError(
+                "plot_every and evaluate_every must be 0 or more and evaluate_episodes at least 1, got "
+                f"{self.plot_every}, {self.evaluate_every} and {self.evaluate_episodes}"
+            )
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -114,7 +125,12 @@ def config_from_dict(raw: dict[str, Any], overrides: Sequence[str] = (), where: 
 
 def dump_config(config: TrainConfig) -> str:
     """The resolved config as YAML that `load_config` reads back."""
-    return yaml.safe_dump(_plain(config), sort_keys=False)
+    return yaml.safe_dump(plain_config(config), sort_keys=False)
+
+
+def plain_config(config: TrainConfig) -> dict[str, Any]:
+    """The resolved config as plain types."""
+    return _plain(config)
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:

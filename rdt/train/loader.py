@@ -21,7 +21,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from data_pipeline.mixture import Place
 from data_pipeline.schema.types import ActionChunk, Observation
 from data_pipeline.stream import BadSample, Drawn, SampleStream, UnreadableError
 from data_pipeline.transforms.dropout import Conditions
@@ -56,10 +57,12 @@ class BatchLoader:
         workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        with_state_norm: bool = False,
         max_bad_fraction: float = 0.01,
         bad_window: int = 10_000,
     ) -> None:
         """`batch_size` counts the samples of all ranks together; this rank takes each `world_size`-th of them.
+        `with_state_norm` reads the states of each sample's whole episode, for the errors of `metrics.py`.
 
         Samples that cannot be read are replaced, see `SampleStream`. More than `max_bad_fraction` of the last
         `bad_window` samples, but never a single one, end the loading.
@@ -67,7 +70,7 @@ class BatchLoader:
         if batch_size % world_size or not 0 <= rank < world_size:
             raise ValueError(f"{world_size} ranks cannot share batches of {batch_size} samples evenly, rank {rank}")
         self._encoder = encoder
-        self._steps = _Steps(stream, encoder.collator, batch_size, rank, world_size, randomisation)
+        self._steps = _Steps(stream, encoder.collator, batch_size, rank, world_size, randomisation, with_state_norm)
         self._workers = workers
         self._tolerated = max(1.0, max_bad_fraction * bad_window)
         self._bad_window = bad_window
@@ -106,6 +109,9 @@ class BatchLoader:
             observation=self._encoder.with_words(made.collated),
             actions=torch.from_numpy(made.actions),
             action_mask=torch.from_numpy(made.action_mask),
+            action_valid=torch.from_numpy(made.action_valid),
+            store=torch.from_numpy(made.store),
+            state_norm=None if made.state_norm is None else torch.from_numpy(made.state_norm),
             sample_index=torch.from_numpy(made.sample_index),
             num_substituted=len({bad.index for bad in made.bad}),
         )
@@ -153,6 +159,9 @@ class _Made:
     collated: Collated
     actions: np.ndarray  # float32 (batch, horizon, 128)
     action_mask: np.ndarray  # float32 (batch, 128)
+    action_valid: np.ndarray  # bool (batch, horizon)
+    store: np.ndarray  # int64 (batch,)
+    state_norm: np.ndarray | None  # float32 (batch, 128)
     sample_index: np.ndarray  # int64 (batch,)
     bad: tuple[BadSample, ...]
 
@@ -167,6 +176,7 @@ class _Steps:
     rank: int
     world_size: int
     randomisation: Randomisation | None
+    with_state_norm: bool
 
     def buffer(self) -> np.ndarray:
         """For the pictures of one batch."""
@@ -176,6 +186,8 @@ class _Steps:
         """The batch of a step, pictures in `images`. An error names its sample."""
         indices = range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.world_size)
         chunks: list[ActionChunk] = []
+        valid: list[np.ndarray] = []
+        places: list[Place] = []
         bad: list[BadSample] = []
 
         def observations() -> Iterator[Observation | Conditions]:
@@ -183,6 +195,8 @@ class _Steps:
                 drawn, shown = self._draw(index)
                 bad.extend(drawn.bad)
                 chunks.append(drawn.sample.action_chunk)
+                valid.append(drawn.sample.action_valid)
+                places.append(drawn.place)
                 yield shown
 
         collated = self.collator(observations(), images)
@@ -190,9 +204,15 @@ class _Steps:
             collated=collated,
             actions=np.stack([chunk.actions for chunk in chunks]),
             action_mask=np.stack([chunk.mask for chunk in chunks]).astype(np.float32),
+            action_valid=np.stack(valid),
+            store=np.array([place.store for place in places]),
+            state_norm=self._state_norms(places) if self.with_state_norm else None,
             sample_index=np.array(indices),
             bad=tuple(bad),
         )
+
+    def _state_norms(self, places: Sequence[Place]) -> np.ndarray:
+        return np.stack([self.stream.state_norm(place) for place in places]).astype(np.float32)
 
     def _draw(self, index: int) -> tuple[Drawn, Observation | Conditions]:
         """A sample, and what the network is shown of it."""

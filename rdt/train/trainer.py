@@ -8,12 +8,12 @@ gradient is computed, not which: of the mean over the whole batch.
 from __future__ import annotations
 
 import copy
-import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,12 +21,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from data_pipeline.atomic import explained, write_json, write_text
+from data_pipeline.atomic import write_json
 from rdt.batch import Batch, micro_batches, to_device
 from rdt.objective import Objective
 from rdt.random import SampleGenerator
-from rdt.train.config import TrainConfig
+from rdt.train.config import TrainConfig, plain_config
 from rdt.train.ema import averaged
+from rdt.train.gates import Gates
+from rdt.train.loggers import open_loggers
 from rdt.train.optim import make_optimizer, make_schedule
 from rdt.train.parallel import (
     ALONE,
@@ -40,15 +42,25 @@ from rdt.train.parallel import (
     whole_optimizer_state,
     whole_state,
 )
+from rdt.train.progress import Pace, progress_text
 from rdt.visuomotor import VisuomotorPolicy
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is looked at every so many steps, and after the last: `of(model, step)` gives numbers to log."""
+
+    every: int
+    of: Callable[[VisuomotorPolicy, int], dict[str, float]]
+    alone: bool = False  # taken by the first rank only: it draws pictures, or asks other processes
 
 
 class Trainer:
     """Runs `config.steps` optimizer steps of an objective.
 
-    `batches(step)` gives the training batch of a step; `validate(model)` gives numbers to log, of the averaged
-    weights where there are any; `save(trainer)` writes a checkpoint. `metrics.jsonl` in `out` gets one line per
-    logged step.
+    `batches(step)` gives the training batch of a step; `measures` are taken of the averaged weights where there are
+    any, and their newest numbers stand in `measured`; `save(trainer)` writes a checkpoint. `config.loggers` get one
+    row per logged step, `gates` too, whose advice is printed.
     """
 
     def __init__(
@@ -59,7 +71,8 @@ class Trainer:
         config: TrainConfig,
         out: Path,
         *,
-        validate: Callable[[VisuomotorPolicy], dict[str, float]] | None = None,
+        measures: Sequence[Measure] = (),
+        gates: Gates | None = None,
         save: Callable[[Trainer], None] | None = None,
         describe: Callable[[int], str] = str,
         ranks: Ranks = ALONE,
@@ -70,7 +83,9 @@ class Trainer:
         self.batches = batches
         self.config = config
         self.out = out
-        self.validate = validate
+        self.measures = measures
+        self.measured: dict[str, float] = {}
+        self.gates = gates or Gates(config.steps, config.optim.warmup_steps, mean_action_loss=None)
         self.save = save
         self.describe = describe
         self.ranks = ranks
@@ -105,53 +120,63 @@ class Trainer:
 
         Raises `FloatingPointError` when a gradient is no number, before it reaches the weights.
         """
-        log = self.out / "metrics.jsonl"
-        if self.ranks.is_first:
-            write_text(log, _whole_lines(log))
-        quiet = not self.ranks.is_first
+        alone = self.ranks.is_first
+        loggers = open_loggers(self.config.loggers, self.out, self.step, plain_config(self.config)) if alone else []
+        pace = Pace(self.model, self.step, self.config.steps, self.train_seconds)
         bar = tqdm(
-            total=self.config.steps, initial=self.step, desc="train", unit="step", dynamic_ncols=True, disable=quiet
+            total=self.config.steps,
+            initial=self.step,
+            desc="train",
+            unit="step",
+            dynamic_ncols=True,
+            disable=not alone,
         )
         smoothed: float | None = None
         substituted = 0  # samples since the last line
-        try:
-            with bar:
-                while self.step < self.config.steps:
-                    started = time.perf_counter()
-                    batch = self.batches(self.step)
-                    substituted += batch.num_substituted
-                    learning_rate = self.optimizer.param_groups[0]["lr"]
-                    with _interrupts_held(self.ranks):
-                        loss, parts = self._train_step(batch)
-                        self.train_seconds += time.perf_counter() - started
-                        self.step += 1
-                    bar.update()
-                    validate_now = self._is_due(self.config.validate_every)
-                    if self.step % log_every == 0 or validate_now:
-                        row = {
-                            "step": self.step,
-                            "seconds": round(self.train_seconds, 3),
-                            "lr": learning_rate,
-                            "loss": self.ranks.mean(loss).item(),
-                            **{name: self.ranks.mean(value).item() for name, value in parts.items()},
-                            **({"substituted": substituted} if substituted else {}),
-                        }
-                        substituted = 0
-                        smoothed = row["loss"] if smoothed is None else 0.9 * smoothed + 0.1 * row["loss"]
-                        if validate_now and self.validate:
-                            self.deployed.eval()
-                            with unshared(self.deployed):
-                                row.update(self.validate(self.deployed))
-                        if self.ranks.is_first:
-                            with explained(log), log.open("a", encoding="utf-8") as lines:
-                                lines.write(json.dumps(row) + "\n")
-                        bar.set_postfix(loss=f"{smoothed:.4f}")
-                    if self.save and self._is_due(self.config.checkpoint_every):
-                        self.save(self)
-        except KeyboardInterrupt:
-            if self.save:
-                self.save(self)
-            raise
+        noted: list[signal.Signals]
+        with _interrupts_noted() if self.ranks.size > 1 else nullcontext([]) as noted:
+            try:
+                with bar:
+                    while self.step < self.config.steps:
+                        started = time.perf_counter()
+                        batch = self.batches(self.step)
+                        pace.count(batch, time.perf_counter() - started)
+                        substituted += batch.num_substituted
+                        learning_rate = self.optimizer.param_groups[0]["lr"]
+                        with _interrupts_held():
+                            loss, parts = self._train_step(batch)
+                            self.train_seconds += time.perf_counter() - started
+                            self.step += 1
+                        if self.ranks.any(bool(noted)):
+                            raise KeyboardInterrupt  # one rank's is all ranks', after the same step
+                        bar.update()
+                        due = [measure for measure in self.measures if self._is_due(measure.every)]
+                        if due or self.step % log_every == 0 or self.step == self.config.steps:
+                            row = {
+                                "step": self.step,
+                                "seconds": round(self.train_seconds, 3),
+                                "lr": learning_rate,
+                                "loss": self.ranks.mean(loss).item(),
+                                **{name: self.ranks.mean(value).item() for name, value in parts.items()},
+                                **({"substituted": substituted} if substituted else {}),
+                            }
+                            row |= pace.figures(self.step, self.train_seconds)
+                            substituted = 0
+                            smoothed = row["loss"] if smoothed is None else 0.9 * smoothed + 0.1 * row["loss"]
+                            bar.set_postfix_str(progress_text(smoothed, row))
+                            try:
+                                row |= self._measure(due)
+                            finally:  # an interrupted measurement costs no row
+                                for logger in loggers:
+                                    logger.log(row)
+                            for advice in self.gates(row) if alone else ():
+                                bar.write(f"advice: {advice}")
+                        if self.save and self._is_due(self.config.checkpoint_every):
+                            self.save(self)
+            except KeyboardInterrupt:
+                if self.save:
+                    self.save(self)
+                raise
 
     def state_dict(self) -> dict:
         """All that a resumed run needs beside the config, whole, on the first rank; all have to ask."""
@@ -208,6 +233,18 @@ class Trainer:
             f"{self.out / name} and the last checkpoint is as it was; look at them, or lower optim.lr"
         )
 
+    def _measure(self, due: Sequence[Measure]) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        self.deployed.eval()
+        with unshared(self.deployed):
+            for measure in due:
+                if self.ranks.is_first or not measure.alone:
+                    figures |= measure.of(self.deployed, self.step)
+        if due:
+            self.ranks.wait()
+        self.measured |= figures
+        return figures
+
     def _is_due(self, every: int) -> bool:
         return self.step == self.config.steps or (every > 0 and self.step % every == 0)
 
@@ -220,29 +257,28 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 @contextmanager
-def _interrupts_held(ranks: Ranks) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait until the block has ended: what is saved then has done whole steps only.
+def _interrupts_noted() -> Iterator[list[signal.Signals]]:
+    """Ctrl-C and SIGTERM interrupt nothing within; they are noted."""
+    noted: list[signal.Signals] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(number, lambda n, _: noted.append(signal.Signals(n))) for number in numbers]
+    try:
+        yield noted
+    finally:
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
 
-    One rank's interrupt is all ranks', after the same step.
-    """
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block has ended: what is saved then has done whole steps only."""
     if threading.current_thread() is not threading.main_thread():  # signals go to the main thread
         yield
         return
     held: list[signal.Signals] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = [signal.signal(number, lambda n, _: held.append(signal.Signals(n))) for number in numbers]
     try:
-        yield
-        if ranks.any(bool(held)) and not held:
-            held.append(signal.SIGINT)
+        with _interrupts_noted() as held:
+            yield
     finally:
-        for number, handler in zip(numbers, handlers, strict=True):
-            signal.signal(number, handler)
         if held:
             signal.raise_signal(held[0])
-
-
-def _whole_lines(log: Path) -> str:
-    """What a log holds, without a last line that a full disk or a killed run cut short."""
-    text = log.read_text(encoding="utf-8") if log.is_file() else ""
-    return text[: text.rfind("\n") + 1]

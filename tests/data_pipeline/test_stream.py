@@ -118,6 +118,12 @@ def test_deviation_is_that_of_the_episode(store):
     np.testing.assert_allclose(stream.state_deviation(Place(0, 2, 5)), store[2].states.astype(float).std(axis=0))
 
 
+def test_norm_is_that_of_the_episode(store):
+    stream = SampleStream([store], seed=3, horizon=4)
+    expected = np.sqrt(np.mean(store[2].states.astype(float) ** 2, axis=0))
+    np.testing.assert_allclose(stream.state_norm(Place(0, 2, 5)), expected)
+
+
 def test_a_sample_is_described_by_where_it_comes_from(store):
     stream = SampleStream([store], seed=3, horizon=4)
     _, episode, step = stream.mixture.locate(11)

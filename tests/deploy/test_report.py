@@ -133,7 +133,8 @@ def full_run(tmp_path_factory) -> Path:
     """A run with everything in it, reported once."""
     run = write_run(tmp_path_factory.mktemp("run"), FULL)
     rows = [
-        metrics_row(step, **({"held_out_error": 0.5 / step} if step % 20 == 0 else {})) for step in range(5, 101, 5)
+        metrics_row(step, **({"overall_avg_sample_mse": 0.5 / step} if step % 20 == 0 else {}))
+        for step in range(5, 101, 5)
     ]
     (run / "metrics.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     demonstration = np.linspace(0, 1, 20)[:, None].repeat(len(NAMES), axis=1)

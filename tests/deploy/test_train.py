@@ -1,5 +1,6 @@
 """Run: pytest tests/deploy/test_train.py"""
 
+import json
 import shutil
 
 import numpy as np
@@ -133,6 +134,28 @@ def test_a_mixture_of_stores_without_a_robot_trains_and_deploys_the_configs(make
     assert pretrain(tmp_path, "--resume", "auto", workers=0, **again) == 0
     assert pretrain(tmp_path, "--resume", "auto", weights={"droid": 1}) != 0
     assert "data.weights" in capsys.readouterr().err
+
+
+def test_held_out_episodes_are_measured_by_dataset_and_by_joint(store, make_dataset, tmp_path):
+    make_dataset("droid", (12, 12))
+    stores = [str(store.path), str(tmp_path / "datasets")]
+    assert pretrain(tmp_path, stores=stores, held_out_every=2) == 0
+    row = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    assert row["step"] == 2
+    assert {"overall_avg_sample_mse", "store_sample_mse", "droid_sample_l2err", "valid_sample_mse"} <= set(row)
+    assert len([name for name in row if name.startswith("joint_error/")]) == store.embodiment.num_native
+    assert [path.name for path in (tmp_path / "run/plots").iterdir()] == ["episode_1_0000002.png"]
+    assert (tmp_path / "run/tensorboard").is_dir()
+
+
+def test_a_wrong_logger_is_named_before_anything_is_read(tmp_path, capsys):
+    assert pretrain(tmp_path, "--loggers", "[jsonl, tensorbord]") != 0
+    assert "unknown logger 'tensorbord': did you mean 'tensorboard'" in capsys.readouterr().err
+
+
+def test_trials_for_another_robot_than_the_simulators_are_refused(store, tmp_path, capsys):
+    assert pretrain(tmp_path, "--robot", "aloha_viperx", "--evaluate_every", "2") != 0
+    assert "does not have robot 'aloha_viperx'" in capsys.readouterr().err
 
 
 def test_another_robots_store_is_refused_unless_mixed_on_purpose(store, tmp_path, capsys):

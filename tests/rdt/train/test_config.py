@@ -45,6 +45,7 @@ def test_options_override_the_file(tmp_path):
         ("data: {mixture: rdt_pretrain, weights: {a: 1}}", [], "say the same thing"),
         ("data: {workers: -1}", [], "workers must be 0 or more"),
         ("data: {weight_unit: steps}", [], "weight_unit"),
+        ("evaluate_episodes: 0", [], "evaluate_episodes at least 1"),
         ("- a list", [], "must hold a mapping"),
     ],
 )

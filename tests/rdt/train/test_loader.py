@@ -59,7 +59,9 @@ def flat(batch) -> dict[str, torch.Tensor]:
     seen = vars(batch.observation).copy()
     index = seen.pop("text_index")
     seen |= {name: seen[name][index] for name in ("text", "text_mask")}
-    return seen | {"actions": batch.actions, "mask": batch.action_mask, "index": batch.sample_index}
+    rest = {"actions": batch.actions, "mask": batch.action_mask, "valid": batch.action_valid, "store": batch.store}
+    norm = {} if batch.state_norm is None else {"norm": batch.state_norm}
+    return seen | rest | norm | {"index": batch.sample_index}
 
 
 def assert_equal(first, second):
@@ -85,15 +87,25 @@ def test_a_batch_is_a_function_of_the_step_alone(make_loader):
 
 @pytest.mark.parametrize(("workers", "world_size"), DIVISIONS)
 def test_any_division_gives_the_same_samples(make_loader, workers, world_size):
-    whole = make_loader(randomisation=EVERYTHING_AT_ONCE)
-    ranks = [
-        make_loader(randomisation=EVERYTHING_AT_ONCE, workers=workers, rank=rank, world_size=world_size)
-        for rank in range(world_size)
-    ]
+    options = {"randomisation": EVERYTHING_AT_ONCE, "with_state_norm": True}
+    whole = make_loader(**options)
+    ranks = [make_loader(workers=workers, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
     steps = (7, 8, 9, 2)  # resumed at 7, then sent back
     kept = [(whole(step), [rank(step) for rank in ranks]) for step in steps]
     for one, several in kept:  # batches stay what they are when later ones are made
         assert_equal(one, interleaved(several))
+
+
+def test_a_batch_says_which_actions_are_padding_and_how_large_the_states_are(make_loader, store):
+    loader = make_loader(with_state_norm=True)
+    batch = loader(0)
+    for row, index in enumerate(batch.sample_index.tolist()):
+        place = loader._steps.stream.mixture.locate(index)
+        states = store[place.episode].states.astype(float)
+        assert batch.action_valid[row].tolist() == [place.step + i < len(states) for i in range(4)]
+        assert batch.store[row] == place.store == 0
+        assert np.allclose(batch.state_norm[row], np.sqrt((states**2).mean(axis=0)), rtol=1e-6)
+    assert make_loader()(0).state_norm is None
 
 
 def test_ranks_that_do_not_divide_the_batch_are_refused(make_loader):

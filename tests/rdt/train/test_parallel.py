@@ -34,9 +34,9 @@ from rdt.model.presets import PRESETS
 from rdt.objective import DiffusionImitation
 from rdt.random import SampleGenerator
 from rdt.train.loader import BatchLoader
-from rdt.train.metrics import sampling_error
+from rdt.train.metrics import measure, sampling_figures
 from rdt.train.parallel import joined_ranks
-from rdt.train.trainer import Trainer
+from rdt.train.trainer import Measure, Trainer
 from rdt.visuomotor import VisuomotorPolicy
 
 work = Path(sys.argv[1])
@@ -64,16 +64,19 @@ with joined_ranks(torch.device("cpu")) as ranks:
             torch.save(deployed.state_dict(), work / "deployed.pt")
         ranks.wait()
 
-    held_out = BatchLoader(stream, model.condition, 4)
+    held_out = BatchLoader(
+        stream, model.condition, 4, rank=ranks.rank, world_size=ranks.size, with_state_norm=True
+    )
     batches = [held_out(step) for step in (90, 91)]
     held_out.close()
     generator = SampleGenerator(7)
 
-    def validate(policy):
-        return {"held_out_error": sampling_error(policy, batches, generator)}
+    def validate(policy, step):
+        return sampling_figures(measure(policy, batches, generator), ["store"])
 
+    measures = [Measure(config.validate_every, validate)]
     trainer = Trainer(
-        model, DiffusionImitation(), loader, config, work, save=save, validate=validate, ranks=ranks
+        model, DiffusionImitation(), loader, config, work, save=save, measures=measures, ranks=ranks
     )
     if (work / "state.pt").exists():
         trainer.load_state_dict(torch.load(work / "state.pt", weights_only=True))
@@ -127,7 +130,8 @@ def run(tmp_path_factory, store, train_config):
         )
         assert done.returncode == 0, done.stderr
         rows = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
-        losses = [row["loss"] for row in rows], [row["held_out_error"] for row in rows if "held_out_error" in row]
+        name = "overall_avg_sample_mse"
+        losses = [row["loss"] for row in rows], [row[name] for row in rows if name in row]
         return losses, torch.load(work / "state.pt"), torch.load(work / "deployed.pt")
 
     return run

@@ -11,7 +11,7 @@ import torch
 from data_pipeline.stream import SampleStream
 from rdt.objective import DiffusionImitation
 from rdt.train.loader import BatchLoader
-from rdt.train.trainer import Trainer
+from rdt.train.trainer import Measure, Trainer
 
 
 @pytest.fixture
@@ -77,15 +77,62 @@ def torch_copy(state):
 def test_validation_sees_the_average_and_lands_in_the_log(make_trainer):
     seen = []
 
-    def validate(model) -> dict[str, float]:
-        seen.append(model)
-        return {"held_out_error": 0.5}
+    def validate(model, step) -> dict[str, float]:
+        seen.append((model, step))
+        return {"error": 0.5 / step}
 
-    trainer = make_trainer(validate=validate)
+    trainer = make_trainer(measures=[Measure(6, validate), Measure(4, lambda model, step: {"other": step})])
     trainer.run()
-    assert len(seen) == 2
-    assert all(model is trainer.average.module for model in seen)
-    assert [row["step"] for row in rows(trainer) if "held_out_error" in row] == [6, 12]
+    assert [step for _, step in seen] == [6, 12]
+    assert all(model is trainer.average.module for model, _ in seen)
+    assert [row["step"] for row in rows(trainer) if "error" in row] == [6, 12]
+    assert [row["other"] for row in rows(trainer) if "other" in row] == [4, 8, 12]
+    assert trainer.measured == {"error": 0.5 / 12, "other": 12}
+
+
+def test_an_interrupted_measurement_costs_no_row(make_trainer):
+    def stop(model, step) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    trainer = make_trainer(measures=[Measure(6, stop)])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(log_every=3)
+    assert [row["step"] for row in rows(trainer)] == [3, 6]
+
+
+def test_a_run_that_was_killed_goes_on_in_its_logs_without_repeated_steps(make_trainer):
+    whole = make_trainer(out="whole", steps=12)
+    whole.run(log_every=1)
+    saved = {}
+
+    def die(trainer: Trainer) -> None:
+        if saved:
+            raise OSError("killed")
+        saved.update(torch_copy(trainer.state_dict()))
+
+    first = make_trainer(out="part", save=die)  # saved at step 6, dies at 12
+    with pytest.raises(OSError, match="killed"):
+        first.run(log_every=1)
+    second = make_trainer(seed=5, out="part")
+    second.load_state_dict(saved)
+    second.run(log_every=1)
+    for name in ("step", "loss", "lr", "grad_norm"):
+        assert [row[name] for row in rows(second)] == [row[name] for row in rows(whole)]
+
+
+def test_the_log_says_how_fast_it_goes(make_trainer):
+    trainer = make_trainer()
+    trainer.run(log_every=4)
+    for row in rows(trainer):
+        assert row["samples_per_s"] > 0 and 0 <= row["waiting_share"] <= 1 and row["peak_memory_gb"] > 0
+        assert "mfu" not in row  # no data sheet says the peak of a CPU
+    assert rows(trainer)[-1]["remaining_s"] == 0
+
+
+def test_advice_is_printed_beside_the_progress_line(make_trainer, capsys):
+    trainer = make_trainer(gates=lambda row: ["look at the data"] if row["step"] == 6 else [])
+    trainer.run(log_every=6)
+    assert capsys.readouterr().out.count("advice: look at the data") == 1
 
 
 def test_substituted_samples_are_counted_by_line(make_trainer):
