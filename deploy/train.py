@@ -9,6 +9,7 @@ OUT/checkpoints/                  the last ones, where the config keeps more tha
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,6 @@ from data_pipeline.workers import num_workers
 from deploy.data.progress import progress_bar
 from deploy.device import choose_device
 from deploy.record import record_demonstrations
-from rdt.model.presets import PRESETS
 from rdt.objective import DiffusionImitation
 from rdt.random import SampleGenerator
 from rdt.train.checkpoint import keep_earlier, load_trainer_state, save_checkpoint
@@ -39,6 +39,7 @@ from rdt.train.config import TrainConfig, config_from_dict, differences, dump_co
 from rdt.train.loader import BatchLoader
 from rdt.train.metrics import sampling_error
 from rdt.train.parallel import ALONE, Ranks, joined_ranks
+from rdt.train.start import Start, check_statistics, keeps_scaling, load_start, network_config, open_start
 from rdt.train.trainer import Trainer
 from rdt.visuomotor import VisuomotorPolicy
 from robot_drivers.sim.scene import load_scene
@@ -58,6 +59,7 @@ def command(args: argparse.Namespace) -> None:
     if (out / CHECKPOINT).exists() and args.resume != "auto":
         raise ValueError(f"{out} holds a checkpoint already: go on with --resume auto, or give another --out")
     check(config)
+    _open_start(config, out, report=lambda _: None)
     check_writable(out)
     with joined_ranks(choose_device(config.device)) as ranks:
         if ranks.is_first:
@@ -80,7 +82,7 @@ def check(config: TrainConfig) -> None:
         if role not in CAMERA_ROLES:
             raise ValueError(unknown_name("camera", role, CAMERA_ROLES))
     with torch.device("meta"):
-        VisuomotorPolicy(PRESETS[config.preset], config.condition, config.noise_slots)
+        VisuomotorPolicy(network_config(config), config.condition, config.noise_slots)
     if config.demonstrations.per_task:
         for task in lookup(ENVIRONMENTS, config.demonstrations.environment).tasks:
             load_scene(TASKS[task].scene)
@@ -124,12 +126,16 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
     stores = [EpisodeStore.open(path) for path in weights]
     _check_run(config, out, robot, stores)
     torch.manual_seed(config.seed)
-    model = VisuomotorPolicy(PRESETS[config.preset], config.condition, config.noise_slots)
+    start = _open_start(config, out)
+    if start:
+        model = load_start(start, config)
+    else:
+        model = VisuomotorPolicy(network_config(config), config.condition, config.noise_slots)
     model.condition.text.prepare(["", *(sentence for store in stores for sentence in store.instructions)])
     parts = [split_held_out(store, config.data.held_out_every) for store in stores]
     training = {part: weights[part.path] for part, _ in parts}
     held_out = {part: weights[part.path] for _, part in parts if len(part)}
-    statistics, randomisation = _fit_scaling(model, config, list(training))
+    statistics, randomisation = _fit_scaling(model, config, list(training), start)
     model.to(_device(config, ranks))
     stream = _stream(config, model, training, unit, train=True)
     loader = _loader(config, model, stream, randomisation, ranks)
@@ -177,6 +183,13 @@ def _device(config: TrainConfig, ranks: Ranks) -> torch.device:
 
 def _robot(config: TrainConfig) -> Embodiment:
     return Embodiment.from_yaml(find_config("robots", config.robot))
+
+
+def _open_start(config: TrainConfig, out: Path, report: Callable[[str], None] = print) -> Start | None:
+    """What a fresh run starts from; one that goes on starts from its own checkpoint."""
+    if config.start_from is None or (out / CHECKPOINT).exists():
+        return None
+    return open_start(config, _robot(config), report)
 
 
 def _weighted_stores(config: TrainConfig, out: Path) -> tuple[dict[Path, float | None], WeightUnit]:
@@ -236,9 +249,11 @@ def _fixed(config: TrainConfig) -> dict:
 
 
 def _fit_scaling(
-    model: VisuomotorPolicy, config: TrainConfig, parts: list[EpisodeSelection]
+    model: VisuomotorPolicy, config: TrainConfig, parts: list[EpisodeSelection], start: Start | None
 ) -> tuple[dict, Randomisation]:
     """Statistics of the training episodes, fitted into the model's scaling where the config asks for it.
+
+    Raises `ValueError` where they do not fit the scaling of a start.
 
     With them comes what training does to an observation, in which a store's mean state stands for a hidden one.
     """
@@ -251,7 +266,9 @@ def _fit_scaling(
     for kind in kinds:
         stats = sum(moments[kind], Moments.zero()).finish()
         statistics[kind] = stats.to_dict()
-        if config.condition.scaling == "min_max":
+        if start:
+            check_statistics(start, config, kind, stats)
+        if config.condition.scaling == "min_max" and not keeps_scaling(start, config):
             model.condition.scaling.fit_min_max(kind, stats.min, stats.max, stats.count > 0)
     randomisation = Randomisation(
         config.seed,

@@ -72,7 +72,11 @@ class DemonstrationConfig:
 class TrainConfig:
     """Everything that defines a run; the resolved form is stored with its checkpoint."""
 
-    preset: str = "rdt_1b"
+    preset: str = "rdt_1b"  # sizes of the network; the number of pictures is that of `condition`
+    start_from: str | None = (
+        None  # fine-tune a checkpoint: a folder, a file of weights or a hub id; none: fresh weights
+    )
+    start_scaling: Literal["keep", "refit"] = "keep"  # of a start with min_max: its slot ranges, or the new data's
     robot: str = "sim_bimanual"  # robot YAML, by name or path
     steps: int = 1000
     seed: int = 0

@@ -143,3 +143,22 @@ def test_another_robots_store_is_refused_unless_mixed_on_purpose(store, tmp_path
     assert "was recorded by robot 'sim_bimanual', the config says 'aloha_viperx'" in capsys.readouterr().err
     assert main(["train", str(config), "--robot", robot["robot"], "--data.other_robots", "true"]) == 0
     assert load_checkpoint(tmp_path / "run" / "checkpoint").robot.name == "aloha_viperx"
+
+
+def test_a_run_starts_from_a_checkpoint_once_and_goes_on_without_it(store, tmp_path, capsys):
+    (tmp_path / "store").rename(tmp_path / "datasets")
+    assert pretrain(tmp_path) == 0
+    (tmp_path / "run" / "checkpoint").rename(tmp_path / "pretrained")
+    options = ("--start_from", str(tmp_path / "pretrained"), "--out", str(tmp_path / "tuned"))
+    first = ("--optim.lr", "0", *options)  # nothing moves
+    assert pretrain(tmp_path, *first) == 0
+    before, after = (load_checkpoint(tmp_path / name) for name in ("pretrained", "tuned/checkpoint"))
+    assert after.config.start_from == str(tmp_path / "pretrained")
+    for name, value in before.model.state_dict().items():
+        assert torch.equal(value, after.model.state_dict()[name]), name
+    shutil.rmtree(tmp_path / "pretrained")
+    assert pretrain(tmp_path, *first, "--resume", "auto") == 0
+    capsys.readouterr()
+    assert pretrain(tmp_path, *options, "--out", str(tmp_path / "other")) != 0
+    assert "does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
