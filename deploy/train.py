@@ -34,9 +34,11 @@ from deploy.device import choose_device
 from deploy.record import record_demonstrations
 from rdt.objective import DiffusionImitation
 from rdt.random import SampleGenerator
+from rdt.train.adapt import adapt
 from rdt.train.checkpoint import keep_earlier, load_trainer_state, save_checkpoint
 from rdt.train.config import TrainConfig, config_from_dict, differences, dump_config, load_config
 from rdt.train.loader import BatchLoader
+from rdt.train.lora import merged
 from rdt.train.metrics import sampling_error
 from rdt.train.parallel import ALONE, Ranks, joined_ranks
 from rdt.train.start import Start, check_statistics, keeps_scaling, load_start, network_config, open_start
@@ -136,6 +138,7 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
     training = {part: weights[part.path] for part, _ in parts}
     held_out = {part: weights[part.path] for _, part in parts if len(part)}
     statistics, randomisation = _fit_scaling(model, config, list(training), start)
+    adapt(model, config)
     model.to(_device(config, ranks))
     stream = _stream(config, model, training, unit, train=True)
     loader = _loader(config, model, stream, randomisation, ranks)
@@ -152,6 +155,7 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
     def save(trainer: Trainer) -> None:
         state, deployed = trainer.state_dict(), trainer.deployed_copy()  # of all ranks together
         if deployed is not None:
+            deployed = merged(deployed) if config.lora.rank else deployed
             save_checkpoint(out / CHECKPOINT, deployed, robot, config, statistics, state)
             keep_earlier(out / CHECKPOINT, out / EARLIER, trainer.step, config.keep_last)
         ranks.wait()

@@ -18,6 +18,7 @@ from data_pipeline.schema.registry import check_keys, read_yaml
 from data_pipeline.transforms.augment import AugmentConfig
 from data_pipeline.transforms.dropout import DropoutRates
 from rdt.encoders.condition import ConditionConfig
+from rdt.train.lora import LoraConfig
 from rdt.train.optim import OptimConfig
 from rdt.train.parallel import ParallelMode
 from rdt.visuomotor import NoiseSlots
@@ -82,6 +83,8 @@ class TrainConfig:
     seed: int = 0
     out: str = "runs/train"
     condition: ConditionConfig = field(default_factory=ConditionConfig)
+    freeze: tuple[str, ...] = ()  # parameters that do not train, by patterns: ["condition.vision.*"]
+    lora: LoraConfig = field(default_factory=LoraConfig)  # low-rank adapters in place of the network's weights
     noise_slots: NoiseSlots = "all"  # all, as published, or live: only the robot's own slots
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

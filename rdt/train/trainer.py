@@ -24,7 +24,7 @@ from tqdm import tqdm
 from data_pipeline.atomic import explained, write_json, write_text
 from rdt.batch import Batch, micro_batches, to_device
 from rdt.objective import Objective
-from rdt.random import SampleGenerator
+from rdt.random import SampleGenerator, step_seed
 from rdt.train.config import TrainConfig
 from rdt.train.ema import averaged
 from rdt.train.optim import make_optimizer, make_schedule
@@ -177,6 +177,8 @@ class Trainer:
 
     def _train_step(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         self.model.train()
+        rank_step = self.step * self.ranks.size + self.ranks.rank
+        torch.manual_seed(step_seed(self.config.seed, rank_step))  # dropout, where there is any
         self.optimizer.zero_grad(set_to_none=True)
         pieces = micro_batches(batch, self.config.data.micro_batch_size)
         losses, parts = [], dict[str, Any]()

@@ -162,3 +162,17 @@ def test_a_run_starts_from_a_checkpoint_once_and_goes_on_without_it(store, tmp_p
     assert pretrain(tmp_path, *options, "--out", str(tmp_path / "other")) != 0
     assert "does not exist" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_adapters_end_in_a_plain_checkpoint(store, tmp_path, capsys):
+    pytest.importorskip("peft", reason="needs the extra `lora`")
+    (tmp_path / "store").rename(tmp_path / "datasets")
+    words = ("--lora.rank", "2", "--freeze", "[condition.vision.*]")
+    assert pretrain(tmp_path, *words) == 0
+    assert "parameters train (" in capsys.readouterr().out
+    checkpoint = tmp_path / "run" / "checkpoint"
+    assert not any("lora" in name for name in load_checkpoint(checkpoint).model.state_dict())
+    assert any("lora_A" in name for name in load_trainer_state(checkpoint)["model"])
+    assert pretrain(tmp_path, *words, "--resume", "auto") == 0
+    assert pretrain(tmp_path, "--lora.rank", "4", "--resume", "auto") != 0
+    assert "lora.rank: 2 -> 4" in capsys.readouterr().err
