@@ -93,7 +93,7 @@ def _without_adapters(module: Any) -> Any:
     from peft.tuners.lora import Linear
 
     if isinstance(module, Linear):
-        base = module.get_base_layer()
+        base: Any = module.get_base_layer()
         weight = (base.weight + module.get_delta_weight(ADAPTER)).cpu()
         plain = copy.copy(base)
         plain.__dict__["_parameters"] = {**base._parameters, "weight": nn.Parameter(weight, requires_grad=False)}
