@@ -120,7 +120,7 @@ class Trainer:
                     started = time.perf_counter()
                     batch = self.batches(self.step)
                     substituted += batch.num_substituted
-                    learning_rate = self.optimizer.param_groups[0]["lr"]
+                    learning_rate = float(self.optimizer.param_groups[0]["lr"])  # a tensor in some optimizers
                     with _interrupts_held(self.ranks):
                         loss, parts = self._train_step(batch)
                         self.train_seconds += time.perf_counter() - started

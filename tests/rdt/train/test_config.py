@@ -40,7 +40,7 @@ def test_options_override_the_file(tmp_path):
         ("steps: 7", ["--optim.lrr", "1"], "did you mean 'lr'"),
         ("steps: 7", ["--steps.deep", "1"], "below a plain value"),
         ("steps: many", [], "steps"),
-        ("optim: {schedule: linear}", [], "constant or cosine"),
+        ("optim: {schedule: step}", [], "schedule"),
         ("data: {dropout: {state: 1.5}}", [], "must be in"),
         ("data: {mixture: rdt_pretrain, weights: {a: 1}}", [], "say the same thing"),
         ("data: {workers: -1}", [], "workers must be 0 or more"),
