@@ -89,6 +89,8 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
+    activation_checkpointing: Literal["none", "blocks"] = "none"  # blocks: a third slower, a fraction of the memory
+    compile: bool = False  # the blocks through torch.compile: minutes at first, faster steps on a GPU
     validate_every: int = 200
     checkpoint_every: int = 500
     device: str = "auto"  # auto | cpu | cuda
