@@ -30,7 +30,7 @@ from data_pipeline.stream import SampleStream
 from data_pipeline.transforms.randomise import Randomisation
 from data_pipeline.workers import num_workers
 from deploy.data.progress import progress_bar
-from deploy.device import choose_device
+from deploy.device import choose_device, memory_bytes
 from deploy.record import record_demonstrations
 from rdt.objective import DiffusionImitation
 from rdt.random import SampleGenerator
@@ -39,6 +39,7 @@ from rdt.train.checkpoint import keep_earlier, load_trainer_state, save_checkpoi
 from rdt.train.config import TrainConfig, config_from_dict, differences, dump_config, load_config
 from rdt.train.loader import BatchLoader
 from rdt.train.lora import merged
+from rdt.train.memory import advice, run_memory
 from rdt.train.metrics import sampling_error
 from rdt.train.parallel import ALONE, Ranks, joined_ranks
 from rdt.train.start import Start, check_statistics, keeps_scaling, load_start, network_config, open_start
@@ -78,13 +79,14 @@ def command(args: argparse.Namespace) -> None:
 
 def check(config: TrainConfig) -> None:
     """Raise `ValueError` for a name that does not exist or a part that is missing here, before hours of work."""
-    choose_device(config.device)
+    device = choose_device(config.device)
     _robot(config)
     for role in config.condition.cameras:
         if role not in CAMERA_ROLES:
             raise ValueError(unknown_name("camera", role, CAMERA_ROLES))
-    with torch.device("meta"):
-        VisuomotorPolicy(network_config(config), config.condition, config.noise_slots)
+    print(f"memory of the network in training: {run_memory(config)}")
+    if too_much := advice(config, memory_bytes(device)):
+        print(too_much)
     if config.demonstrations.per_task:
         for task in lookup(ENVIRONMENTS, config.demonstrations.environment).tasks:
             load_scene(TASKS[task].scene)
