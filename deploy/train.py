@@ -79,14 +79,13 @@ def command(args: argparse.Namespace) -> None:
 
 def check(config: TrainConfig) -> None:
     """Raise `ValueError` for a name that does not exist or a part that is missing here, before hours of work."""
-    device = choose_device(config.device)
+    choose_device(config.device)
     _robot(config)
     for role in config.condition.cameras:
         if role not in CAMERA_ROLES:
             raise ValueError(unknown_name("camera", role, CAMERA_ROLES))
-    print(f"memory of the network in training: {run_memory(config)}")
-    if too_much := advice(config, memory_bytes(device)):
-        print(too_much)
+    with torch.device("meta"):
+        adapt(VisuomotorPolicy(network_config(config), config.condition, config.noise_slots), config, lambda _: None)
     if config.demonstrations.per_task:
         for task in lookup(ENVIRONMENTS, config.demonstrations.environment).tasks:
             load_scene(TASKS[task].scene)
@@ -130,18 +129,20 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
     stores = [EpisodeStore.open(path) for path in weights]
     _check_run(config, out, robot, stores)
     torch.manual_seed(config.seed)
-    start = _open_start(config, out)
+    start = _open_start(config, out, ranks.tell)
     if start:
-        model = load_start(start, config)
+        model = load_start(start, config, ranks.tell)
     else:
         model = VisuomotorPolicy(network_config(config), config.condition, config.noise_slots)
     model.condition.text.prepare(["", *(sentence for store in stores for sentence in store.instructions)])
     parts = [split_held_out(store, config.data.held_out_every) for store in stores]
     training = {part: weights[part.path] for part, _ in parts}
     held_out = {part: weights[part.path] for _, part in parts if len(part)}
-    statistics, randomisation = _fit_scaling(model, config, list(training), start)
-    adapt(model, config)
-    model.to(_device(config, ranks))
+    statistics, randomisation = _fit_scaling(model, config, list(training), start, ranks.tell)
+    adapt(model, config, ranks.tell)
+    device = _device(config, ranks)
+    _tell_memory(config, device, ranks)
+    model.to(device)
     stream = _stream(config, model, training, unit, train=True)
     loader = _loader(config, model, stream, randomisation, ranks)
     validation = []
@@ -187,11 +188,18 @@ def _device(config: TrainConfig, ranks: Ranks) -> torch.device:
     return torch.device("cuda", ranks.local_rank) if device.type == "cuda" and ranks.size > 1 else device
 
 
+def _tell_memory(config: TrainConfig, device: torch.device, ranks: Ranks) -> None:
+    """What the run will take, and what would help where that is more than there is."""
+    ranks.tell(f"the network will take {run_memory(config, device, ranks)}")
+    if too_much := advice(config, memory_bytes(device), device, ranks):
+        ranks.tell(too_much)
+
+
 def _robot(config: TrainConfig) -> Embodiment:
     return Embodiment.from_yaml(find_config("robots", config.robot))
 
 
-def _open_start(config: TrainConfig, out: Path, report: Callable[[str], None] = print) -> Start | None:
+def _open_start(config: TrainConfig, out: Path, report: Callable[[str], None]) -> Start | None:
     """What a fresh run starts from; one that goes on starts from its own checkpoint."""
     if config.start_from is None or (out / CHECKPOINT).exists():
         return None
@@ -255,7 +263,11 @@ def _fixed(config: TrainConfig) -> dict:
 
 
 def _fit_scaling(
-    model: VisuomotorPolicy, config: TrainConfig, parts: list[EpisodeSelection], start: Start | None
+    model: VisuomotorPolicy,
+    config: TrainConfig,
+    parts: list[EpisodeSelection],
+    start: Start | None,
+    report: Callable[[str], None],
 ) -> tuple[dict, Randomisation]:
     """Statistics of the training episodes, fitted into the model's scaling where the config asks for it.
 
@@ -273,7 +285,7 @@ def _fit_scaling(
         stats = sum(moments[kind], Moments.zero()).finish()
         statistics[kind] = stats.to_dict()
         if start:
-            check_statistics(start, config, kind, stats)
+            check_statistics(start, config, kind, stats, report)
         if config.condition.scaling == "min_max" and not keeps_scaling(start, config):
             model.condition.scaling.fit_min_max(kind, stats.min, stats.max, stats.count > 0)
     randomisation = Randomisation(

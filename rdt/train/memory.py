@@ -1,13 +1,15 @@
 """How much memory a run will take, worked out from its config before the first step.
 
-    weights      float32, and their copies in the activations' type where that is narrower
+    weights      float32
     gradients    of what trains
     optimizer    its states of what trains
     average      a copy of all weights
-    activations  what autograd keeps of a micro-batch for the backward pass, and what that pass works with
+    activations  what autograd keeps of a micro-batch for the backward pass, and what that pass works with; under
+                 autocast also the narrow copies of the weights
 
-Counted is the network itself. Left out are frozen encoders, the activations of small encoders that train along, and
-what an allocator loses between blocks. A tensor's numbers are counted once for all operations that keep it.
+Sharded ranks hold their share of all but the activations. Counted is the network itself. Left out are frozen encoders,
+the activations of small encoders that train along, and what an allocator loses between blocks. A tensor's numbers are
+counted once for all operations that keep it.
 """
 
 from __future__ import annotations
@@ -24,15 +26,20 @@ from rdt.model.transformer import NUM_PREFIX_TOKENS
 from rdt.train.adapt import adapt
 from rdt.train.config import TrainConfig
 from rdt.train.optim import OptimConfig, OptimizerName
+from rdt.train.parallel import ALONE, Ranks
 from rdt.train.start import network_config
+from rdt.train.trainer import choose_precision
 from rdt.visuomotor import VisuomotorPolicy
 
 LANG_TOKENS = 32  # of an ordinary instruction
-FLOAT = 4  # bytes
+FLOAT, NARROW = 4, 2  # bytes
 GB = 1e9
 EIGHT_BIT_BLOCK = 256  # numbers that share a scale
 EIGHT_BIT_SMALLEST = 4096  # numbers of a tensor from which on torchao keeps eight bits of each
 ADAPTER_RANK = 16  # of the adapters that are advised
+
+
+PARTS = ("weights", "gradients", "optimizer", "average", "activations")
 
 
 @dataclass(frozen=True)
@@ -45,43 +52,55 @@ class Memory:
     average: int
     activations: int
     last: int  # of the activations, what is left when the backward pass reaches the first block
+    accumulates: bool = False  # gradients over several micro-batches
 
     @property
     def peak(self) -> int:
-        """Most at one time: activations go while gradients come."""
-        return self.weights + self.optimizer + self.average + max(self.activations, self.last + self.gradients)
+        """Most at one time: activations go while gradients come, unless those of the micro-batch before are there."""
+        alive = (
+            self.activations + self.gradients if self.accumulates else max(self.activations, self.last + self.gradients)
+        )
+        return self.weights + self.optimizer + self.average + alive
 
     def __str__(self) -> str:
-        parts = [(f.name, getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "last"]
+        parts = [(name, getattr(self, name)) for name in PARTS]
         told = ", ".join(f"{name} {size / GB:.2f}" for name, size in parts if size)
         return f"{self.peak / GB:.2f} GB at the peak ({told})"
 
 
-def run_memory(config: TrainConfig, *, lang_tokens: int = LANG_TOKENS, activation_bytes: int = FLOAT) -> Memory:
-    """What a run of this config takes on a device that sees the whole batch."""
+def run_memory(config: TrainConfig, device: torch.device, ranks: Ranks = ALONE) -> Memory:
+    """What a run of this config takes on each rank's device."""
     with torch.device("meta"):
         model = VisuomotorPolicy(network_config(config), config.condition, config.noise_slots)
         adapt(model, config, report=lambda _: None)
     parameters = list(model.parameters())
     total = sum(parameter.numel() for parameter in parameters)
     trained = [parameter for parameter in parameters if parameter.requires_grad]
+    share = -(-config.data.batch_size // ranks.size)
+    batch = min(config.data.micro_batch_size or share, share)
+    narrow = choose_precision(config.precision, device).itemsize < FLOAT
+    checkpointed = config.activation_checkpointing == "blocks"
     kept, last = (
-        activation_bytes
-        * kept_numbers(model.policy.config, config.data.batch_size, lang_tokens, checkpointed=checkpointed)
-        for checkpointed in (config.activation_checkpointing == "blocks", True)
+        kept_bytes(model.policy.config, batch, checkpointed=whether, narrow=narrow) for whether in (checkpointed, True)
     )
+    if narrow and not checkpointed:
+        kept += NARROW * total
+    sharing = {"fsdp": ranks.size, "hsdp": ranks.local_size}.get(config.parallel, 1)
     return Memory(
-        weights=FLOAT * total + (activation_bytes * total if activation_bytes < FLOAT else 0),
-        gradients=FLOAT * sum(parameter.numel() for parameter in trained),
-        optimizer=sum(state_bytes(parameter, config.optim.name) for parameter in trained),
-        average=FLOAT * total if config.optim.ema_decay else 0,
+        weights=FLOAT * total // sharing,
+        gradients=FLOAT * sum(parameter.numel() for parameter in trained) // sharing,
+        optimizer=sum(state_bytes(parameter, config.optim.name) for parameter in trained) // sharing,
+        average=FLOAT * total // sharing if config.optim.ema_decay else 0,
         activations=kept,
         last=last,
+        accumulates=batch < share,
     )
 
 
-def kept_numbers(config: RDTConfig, batch: int, lang_tokens: int, *, checkpointed: bool) -> int:
-    """Numbers alive at the top of a backward pass, T tokens of width H, S of a condition, each with its norms.
+def kept_bytes(
+    config: RDTConfig, batch: int, *, lang_tokens: int = LANG_TOKENS, checkpointed: bool, narrow: bool
+) -> int:
+    """Bytes alive at the top of a backward pass, T tokens of width H, S of a condition, each with its norms.
 
     | where                     | kept for the backward pass                                            |
     |---------------------------|-----------------------------------------------------------------------|
@@ -90,6 +109,7 @@ def kept_numbers(config: RDTConfig, batch: int, lang_tokens: int, *, checkpointe
     | block, of pictures        | 3 S H: keys before and after their norm, values                       |
     | block, of language        | 4 S H: the same by instruction, then dealt out to the samples         |
     | adaptors                  | their inputs, and H a token twice a hidden layer; placed tokens once  |
+    | narrow block              | S H: its own copy of the placed tokens, which are float32             |
     | checkpointed block        | T H: its input; of one block at a time all the above                  |
     | backward pass of a block  | 3 S H: gradients of keys and values, and of the placed tokens         |
     """
@@ -97,6 +117,8 @@ def kept_numbers(config: RDTConfig, batch: int, lang_tokens: int, *, checkpointe
     norms = 2 * config.num_heads  # mean and deviation of each head
     itself = tokens * (17 * h + 3 * norms + 6)
     of_images, of_language = images * (3 * h + norms), lang_tokens * (4 * h + norms)
+    if narrow:
+        of_images, of_language = of_images + images * h, of_language + lang_tokens * h
     language_blocks, image_blocks = (config.depth + 1) // 2, config.depth // 2
     adaptors = images * (config.img_token_dim + _hidden(config.img_adaptor) * h + h)
     adaptors += lang_tokens * (config.lang_token_dim + _hidden(config.lang_adaptor) * h + h)
@@ -106,7 +128,7 @@ def kept_numbers(config: RDTConfig, batch: int, lang_tokens: int, *, checkpointe
         blocks = config.depth * tokens * h + language_blocks * of_language + itself + of_images
     else:
         blocks = config.depth * itself + language_blocks * of_language + image_blocks * of_images
-    return batch * (adaptors + blocks + final + 3 * max(images, lang_tokens) * h)
+    return (NARROW if narrow else FLOAT) * batch * (adaptors + blocks + final + 3 * max(images, lang_tokens) * h)
 
 
 def state_bytes(parameter: Tensor, optimizer: OptimizerName) -> int:
@@ -121,30 +143,32 @@ def state_bytes(parameter: Tensor, optimizer: OptimizerName) -> int:
     return 2 * FLOAT * size
 
 
-def advice(config: TrainConfig, capacity: int, **sizes: int) -> str:
+def advice(config: TrainConfig, capacity: int, device: torch.device, ranks: Ranks = ALONE) -> str:
     """What makes a run fit that does not, cheapest first, each on top of those before; empty where it fits."""
-    memory = run_memory(config, **sizes)
-    if memory.peak <= capacity:
+    if run_memory(config, device, ranks).peak <= capacity:
         return ""
     lines = [f"this will not fit into {capacity / GB:.1f} GB; each of these on top of those before it:"]
-    for words, smaller in _smaller(config):
-        peak = run_memory(smaller, **sizes).peak
+    for words, smaller in _smaller(config, ranks):
+        peak = run_memory(smaller, device, ranks).peak
         lines.append(f"  {words:36s} {peak / GB:.2f} GB")
         if peak <= capacity:
             return "\n".join(lines)
     return "\n".join([*lines, "  none of this is enough: choose a smaller preset or a larger device"])
 
 
-def _smaller(config: TrainConfig) -> Iterator[tuple[str, TrainConfig]]:
-    """Configs that take less and less, with the words that ask for them."""
+def _smaller(config: TrainConfig, ranks: Ranks) -> Iterator[tuple[str, TrainConfig]]:
+    """Configs that take less and less, with the words that ask for them; what is learnt changes last."""
+    if ranks.size > 1 and config.parallel in ("auto", "ddp"):
+        config = dataclasses.replace(config, parallel="fsdp")
+        yield "parallel: fsdp", config
     if config.activation_checkpointing == "none":
         config = dataclasses.replace(config, activation_checkpointing="blocks")
         yield "activation_checkpointing: blocks", config
-    while config.data.batch_size > 1:
-        config = dataclasses.replace(
-            config, data=dataclasses.replace(config.data, batch_size=config.data.batch_size // 2)
-        )
-        yield f"data.batch_size: {config.data.batch_size}", config
+    batch = config.data.micro_batch_size or -(-config.data.batch_size // ranks.size)
+    while batch > 1:
+        batch //= 2
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, micro_batch_size=batch))
+        yield f"data.micro_batch_size: {batch}", config
     if config.optim.ema_decay:
         config = _with_optim(config, ema_decay=0.0)
         yield "optim.ema_decay: 0", config
