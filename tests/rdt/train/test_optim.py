@@ -2,13 +2,17 @@
 
 import contextlib
 import copy
+import dataclasses
 import sys
 
 import pytest
 import torch
 from torch import nn
 
+from rdt.objective import DiffusionImitation
+from rdt.train.freeze import freeze
 from rdt.train.optim import OptimConfig, make_optimizer, make_schedule
+from rdt.train.trainer import Trainer
 
 
 def rates(config: OptimConfig, num_steps: int) -> list[float]:
@@ -108,3 +112,27 @@ def test_frozen_parameters_are_left_out():
     model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)
     assert sum(len(group["params"]) for group in make_optimizer(model, OptimConfig()).param_groups) == 1
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit", "adafactor"])
+def test_a_run_with_any_optimizer_resumes_bit_for_bit(name, make_model, batches, train_config, tmp_path):
+    if name == "adamw8bit":
+        pytest.importorskip("torchao", reason="needs the extra `gpu`")
+    optim = OptimConfig(name=name, lr=1e-3, decay="matrices", schedule="wsd", warmup_steps=2)
+    config = dataclasses.replace(train_config, optim=optim, steps=4, checkpoint_every=2)
+
+    def make(out: str, save=None) -> Trainer:
+        model = make_model()
+        freeze(model, ["policy.state_adaptor.*"])
+        return Trainer(model, DiffusionImitation(), batches(model), config, tmp_path / out, save=save)
+
+    def save(trainer: Trainer) -> None:
+        torch.save(trainer.state_dict(), tmp_path / f"{trainer.step}.pt")
+
+    with torch.compiler.set_stance("force_eager") if name == "adamw8bit" else contextlib.nullcontext():
+        whole, resumed = make("whole", save), make("resumed")
+        whole.run()
+        resumed.load_state_dict(torch.load(tmp_path / "2.pt", weights_only=True))
+        resumed.run()
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[key]), key
