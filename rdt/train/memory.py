@@ -64,8 +64,8 @@ class Memory:
 
     def __str__(self) -> str:
         parts = [(name, getattr(self, name)) for name in PARTS]
-        told = ", ".join(f"{name} {size / GB:.2f}" for name, size in parts if size)
-        return f"{self.peak / GB:.2f} GB at the peak ({told})"
+        told = ", ".join(f"{name} {size / GB:.3g}" for name, size in parts if size)
+        return f"{self.peak / GB:.3g} GB at the peak ({told})"
 
 
 def run_memory(config: TrainConfig, device: torch.device, ranks: Ranks = ALONE) -> Memory:
@@ -150,7 +150,7 @@ def advice(config: TrainConfig, capacity: int, device: torch.device, ranks: Rank
     lines = [f"this will not fit into {capacity / GB:.1f} GB; each of these on top of those before it:"]
     for words, smaller in _smaller(config, ranks):
         peak = run_memory(smaller, device, ranks).peak
-        lines.append(f"  {words:36s} {peak / GB:.2f} GB")
+        lines.append(f"  {words:36s} {peak / GB:.3g} GB")
         if peak <= capacity:
             return "\n".join(lines)
     return "\n".join([*lines, "  none of this is enough: choose a smaller preset or a larger device"])
