@@ -26,6 +26,7 @@ from deploy.plots import Chunk, action_panels
 from deploy.rollout import Outcome
 from rdt.train.checkpoint import Checkpoint, save_checkpoint
 from rdt.train.config import TrainConfig
+from rdt.train.lora import merged
 from rdt.visuomotor import VisuomotorPolicy
 from robot_drivers.sim.render import settle_backend
 from robot_drivers.sim.tasks import ENVIRONMENTS, lookup
@@ -89,7 +90,7 @@ def closed_loop_success(robot: Embodiment, config: TrainConfig, statistics: dict
         folder = out / "evaluated"
         workers = GPU_WORKERS if model.device.type == "cuda" else None
         try:
-            save_checkpoint(folder, model, robot, config, statistics)
+            save_checkpoint(folder, merged(model) if config.lora.rank else model, robot, config, statistics)
             outcomes = run_in_workers(folder, settings, trials, workers, f"trials at step {step}")
         finally:
             shutil.rmtree(folder, ignore_errors=True)

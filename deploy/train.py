@@ -11,6 +11,7 @@ OUT/checkpoints/                  the last ones, where the config keeps more tha
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,20 +33,23 @@ from data_pipeline.stream import SampleStream
 from data_pipeline.transforms.randomise import Randomisation
 from data_pipeline.workers import num_workers
 from deploy.data.progress import progress_bar
-from deploy.device import choose_device
+from deploy.device import choose_device, memory_bytes
 from deploy.doctor import require
 from deploy.measures import closed_loop_success, open_loop_plots, plotted_episodes
 from deploy.record import record_demonstrations
-from rdt.model.presets import PRESETS
 from rdt.objective import DiffusionImitation
 from rdt.random import SampleGenerator
+from rdt.train.adapt import adapt
 from rdt.train.checkpoint import keep_earlier, load_trainer_state, save_checkpoint
 from rdt.train.config import TrainConfig, config_from_dict, differences, dump_config, load_config
 from rdt.train.gates import Gates, advice_before, mean_action_loss
 from rdt.train.loader import BatchLoader
 from rdt.train.loggers import check_loggers
+from rdt.train.lora import merged
+from rdt.train.memory import advice, run_memory
 from rdt.train.metrics import joint_figures, measure, sampling_figures
 from rdt.train.parallel import ALONE, Ranks, joined_ranks
+from rdt.train.start import Start, check_statistics, keeps_scaling, load_start, network_config, open_start
 from rdt.train.trainer import Measure, Trainer
 from rdt.visuomotor import VisuomotorPolicy
 from robot_drivers.sim.scene import load_scene
@@ -78,6 +82,7 @@ def command(args: argparse.Namespace) -> None:
     if (out / CHECKPOINT).exists() and args.resume != "auto":
         raise ValueError(f"{out} holds a checkpoint already: go on with --resume auto, or give another --out")
     check(config)
+    _open_start(config, out, report=lambda _: None)
     check_writable(out)
     with joined_ranks(choose_device(config.device)) as ranks:
         if ranks.is_first:
@@ -101,7 +106,7 @@ def check(config: TrainConfig) -> None:
         if role not in CAMERA_ROLES:
             raise ValueError(unknown_name("camera", role, CAMERA_ROLES))
     with torch.device("meta"):
-        VisuomotorPolicy(PRESETS[config.preset], config.condition, config.noise_slots)
+        adapt(VisuomotorPolicy(network_config(config), config.condition, config.noise_slots), config, lambda _: None)
     if config.evaluate_every:
         require("evaluate_every", {"scipy": "scipy"})
         others = [side for side, arm in robot.arms.items() if arm.driver != "sim"]
@@ -153,13 +158,20 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
     stores = [EpisodeStore.open(path) for path in weights]
     _check_run(config, out, robot, stores)
     torch.manual_seed(config.seed)
-    model = VisuomotorPolicy(PRESETS[config.preset], config.condition, config.noise_slots)
+    start = _open_start(config, out, ranks.tell)
+    if start:
+        model = load_start(start, config, ranks.tell)
+    else:
+        model = VisuomotorPolicy(network_config(config), config.condition, config.noise_slots)
     model.condition.text.prepare(["", *(sentence for store in stores for sentence in store.instructions)])
     parts = [split_held_out(store, config.data.held_out_every) for store in stores]
     training = {part: weights[part.path] for part, _ in parts}
     held_out = {part: weights[part.path] for _, part in parts if len(part)}
-    statistics, randomisation = _fit_scaling(model, config, list(training))
-    model.to(_device(config, ranks))
+    statistics, randomisation = _fit_scaling(model, config, list(training), start, ranks.tell)
+    adapt(model, config, ranks.tell)
+    device = _device(config, ranks)
+    _tell_memory(config, device, ranks)
+    model.to(device)
     stream = _stream(config, model, training, unit, train=True)
     loader = _loader(config, model, stream, randomisation, ranks)
     validation = []
@@ -178,6 +190,7 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
     def save(trainer: Trainer) -> None:
         state, deployed = trainer.state_dict(), trainer.deployed_copy()  # of all ranks together
         if deployed is not None:
+            deployed = merged(deployed) if config.lora.rank else deployed
             save_checkpoint(out / CHECKPOINT, deployed, robot, config, statistics, state)
             keep_earlier(out / CHECKPOINT, out / EARLIER, trainer.step, config.keep_last)
         ranks.wait()
@@ -185,7 +198,7 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
     measures = [Measure(config.validate_every, validate)] if validation else []
     plotted = plotted_episodes(part for part in held_out if part.store.is_of(robot)) if config.plot_every else []
     if plotted and find_spec("matplotlib") is None:
-        print("plot_every: no pictures, since matplotlib is missing: pip install 'rdt-stack[sim]'")
+        ranks.tell("plot_every: no pictures, since matplotlib is missing: pip install 'rdt-stack[sim]'")
     elif plotted:
         measures.append(Measure(config.plot_every, open_loop_plots(plotted, robot, config, out), alone=True))
     if config.evaluate_every:
@@ -195,7 +208,7 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
     mean_loss = mean_action_loss(actions, statistics["num_steps"], half_range)
     gates = Gates(config.steps, config.optim.warmup_steps, mean_loss)
     for line in advice_before(config.preset, config.data.batch_size, actions):
-        print(f"advice: {line}")
+        ranks.tell(f"advice: {line}")
     trainer = Trainer(
         model,
         DiffusionImitation(),
@@ -222,8 +235,22 @@ def _device(config: TrainConfig, ranks: Ranks) -> torch.device:
     return torch.device("cuda", ranks.local_rank) if device.type == "cuda" and ranks.size > 1 else device
 
 
+def _tell_memory(config: TrainConfig, device: torch.device, ranks: Ranks) -> None:
+    """What the run will take, and what would help where that is more than there is."""
+    ranks.tell(f"the network will take {run_memory(config, device, ranks)}")
+    if too_much := advice(config, memory_bytes(device), device, ranks):
+        ranks.tell(too_much)
+
+
 def _robot(config: TrainConfig) -> Embodiment:
     return Embodiment.from_yaml(find_config("robots", config.robot))
+
+
+def _open_start(config: TrainConfig, out: Path, report: Callable[[str], None]) -> Start | None:
+    """What a fresh run starts from; one that goes on starts from its own checkpoint."""
+    if config.start_from is None or (out / CHECKPOINT).exists():
+        return None
+    return open_start(config, _robot(config), report)
 
 
 def _weighted_stores(config: TrainConfig, out: Path) -> tuple[dict[Path, float | None], WeightUnit]:
@@ -283,9 +310,15 @@ def _fixed(config: TrainConfig) -> dict:
 
 
 def _fit_scaling(
-    model: VisuomotorPolicy, config: TrainConfig, parts: list[EpisodeSelection]
+    model: VisuomotorPolicy,
+    config: TrainConfig,
+    parts: list[EpisodeSelection],
+    start: Start | None,
+    report: Callable[[str], None],
 ) -> tuple[dict, Randomisation]:
     """Statistics of the training episodes, fitted into the model's scaling where the config asks for it.
+
+    Raises `ValueError` where they do not fit the scaling of a start.
 
     With them comes what training does to an observation, in which a store's mean state stands for a hidden one.
     """
@@ -298,7 +331,9 @@ def _fit_scaling(
     for kind in kinds:
         stats = sum(moments[kind], Moments.zero()).finish()
         statistics[kind] = stats.to_dict()
-        if config.condition.scaling == "min_max":
+        if start:
+            check_statistics(start, config, kind, stats, report)
+        if config.condition.scaling == "min_max" and not keeps_scaling(start, config):
             model.condition.scaling.fit_min_max(kind, stats.min, stats.max, stats.count > 0)
     randomisation = Randomisation(
         config.seed,

@@ -34,3 +34,8 @@ class SampleGenerator:
 
     def _rng(self, index: int, purpose: str) -> np.random.Generator:
         return sample_rng(self.seed, index, purpose)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """For torch's own generators in one optimizer step, so that modules which draw from them resume exactly too."""
+    return int(sample_rng(seed, step, "torch").integers(2**63))

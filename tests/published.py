@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import torch
@@ -24,6 +25,20 @@ SENTENCES = [
     "press it",
     "from right to left",
 ]
+
+
+def published_by_size(folder: Path) -> list[str]:
+    """SigLIP so400m and T5 v1.1 XXL by their sizes, all that building a policy reads of them: overrides of a config."""
+    sizes = {
+        "siglip": {"vision_config": {"hidden_size": 1152, "image_size": 384, "patch_size": 14}},
+        "t5": {"d_model": 4096},
+    }
+    for name, content in sizes.items():
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(content))
+        for file in ("model.safetensors", "spiece.model"):
+            (folder / name / file).touch()
+    return ["--condition.vision_path", str(folder / "siglip"), "--condition.text_path", str(folder / "t5")]
 
 
 def make_siglip(folder: Path, *, whole: bool = False, seed: int = 0, width: int = 32) -> Path:

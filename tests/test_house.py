@@ -39,6 +39,7 @@ CONFINED = {
     "rtde_receive": ("robot_drivers/ur5e.py",),
     "diffusers": ("rdt/diffusion/diffusers_sampler.py",),
     "transformers": ("rdt/encoders/pretrained.py",),
+    "peft": ("rdt/train/lora.py",),
     "timm": ("rdt/encoders/timm_vision.py",),
     "rerun": ("deploy/data/rerun_view.py",),
 }
@@ -150,6 +151,7 @@ def test_importing_the_house_needs_no_extra():
         "diffusers",
         "transformers",
         "timm",
+        "peft",
         "huggingface_hub",
         "rerun",
         "cv2",

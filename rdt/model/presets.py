@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,17 @@ class RDTConfig:
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_heads
+
+    def with_images(self, frames: int, cameras: int) -> RDTConfig:
+        """The same network for another number of pictures, each of as many tokens as before."""
+        grid = image_grid(self.img_pos_embed_config)
+        if self.img_pos_embed_config is None or grid is None:
+            return self  # nothing says which tokens are one picture's
+        ((name, _),) = self.img_pos_embed_config
+        now = tuple(size if had > 0 else -size for size, had in zip((frames, cameras, abs(grid[2])), grid, strict=True))
+        return dataclasses.replace(
+            self, img_cond_len=frames * cameras * abs(grid[2]), img_pos_embed_config=((name, now),)
+        )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RDTConfig:
@@ -126,6 +138,14 @@ def _layout(data: Sequence[Any] | None) -> Layout | None:
     if data is None:
         return None
     return tuple((name, extent if isinstance(extent, int) else tuple(extent)) for name, extent in data)
+
+
+def image_grid(layout: Layout | None) -> tuple[int, int, int] | None:
+    """(frames, cameras, patches) of a layout of picture tokens, negative where an axis has no positions."""
+    match layout:
+        case ((_, (int(frames), int(cameras), int(patches))),):
+            return frames, cameras, patches
+    return None
 
 
 class _Presets(dict[str, RDTConfig]):

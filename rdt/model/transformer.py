@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rdt.model.layers import Block, FinalLayer, KeyValue, NormKind, ScalarEmbedder
 
@@ -36,6 +37,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.horizon = horizon
+        self.checkpoint_blocks = False  # in training, keep a block's input alone and work out the rest again
         self.t_embedder = ScalarEmbedder(hidden_size)
         self.freq_embedder = ScalarEmbedder(hidden_size)
         self.x_pos_embed = nn.Parameter(torch.empty(1, NUM_PREFIX_TOKENS + horizon, hidden_size))
@@ -72,5 +74,9 @@ class Transformer(nn.Module):
         t_token = self.t_embedder(timesteps)[:, None].expand_as(freq_token)  # (B, 1, D)
         x = torch.cat([t_token, freq_token, state_token, action_tokens], dim=1) + self.x_pos_embed  # (B, 3 + H, D)
         for i, (block, condition) in enumerate(zip(self.blocks, conditions, strict=True)):
-            x = block(x, condition, lang_mask if i % 2 == 0 else None)  # (B, 3 + H, D)
+            mask = lang_mask if i % 2 == 0 else None
+            if self.checkpoint_blocks and torch.is_grad_enabled():
+                x = checkpoint(block, x, condition, mask, use_reentrant=False)  # (B, 3 + H, D)
+            else:
+                x = block(x, condition, mask)  # (B, 3 + H, D)
         return self.final_layer(x[:, -self.horizon :])  # (B, H, A)

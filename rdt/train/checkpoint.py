@@ -125,7 +125,14 @@ def load_trainer_state(folder: str | Path) -> dict[str, Any]:
     """The state that `Trainer.load_state_dict` takes. Raises `ValueError` for a missing or damaged file."""
     path = Path(folder) / "trainer.pt"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            if "torchao" not in str(error):
+                raise
+            import torchao.optim  # noqa: F401  it lists its eight-bit states among what may be read
+
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, ImportError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} is missing or damaged ({reason}): remove {folder} to train from the start") from None

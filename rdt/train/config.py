@@ -18,6 +18,7 @@ from data_pipeline.schema.registry import check_keys, read_yaml
 from data_pipeline.transforms.augment import AugmentConfig
 from data_pipeline.transforms.dropout import DropoutRates
 from rdt.encoders.condition import ConditionConfig
+from rdt.train.lora import LoraConfig
 from rdt.train.optim import OptimConfig
 from rdt.train.parallel import ParallelMode
 from rdt.visuomotor import NoiseSlots
@@ -72,16 +73,24 @@ class DemonstrationConfig:
 class TrainConfig:
     """Everything that defines a run; the resolved form is stored with its checkpoint."""
 
-    preset: str = "rdt_1b"
+    preset: str = "rdt_1b"  # sizes of the network; the number of pictures is that of `condition`
+    start_from: str | None = (
+        None  # fine-tune a checkpoint: a folder, a file of weights or a hub id; none: fresh weights
+    )
+    start_scaling: Literal["keep", "refit"] = "keep"  # of a start with min_max: its slot ranges, or the new data's
     robot: str = "sim_bimanual"  # robot YAML, by name or path
     steps: int = 1000
     seed: int = 0
     out: str = "runs/train"
     condition: ConditionConfig = field(default_factory=ConditionConfig)
+    freeze: tuple[str, ...] = ()  # parameters that do not train, by patterns: ["condition.vision.*"]
+    lora: LoraConfig = field(default_factory=LoraConfig)  # low-rank adapters in place of the network's weights
     noise_slots: NoiseSlots = "all"  # all, as published, or live: only the robot's own slots
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
+    activation_checkpointing: Literal["none", "blocks"] = "none"  # blocks: a third slower, a fraction of the memory
+    compile: bool = False  # the blocks through torch.compile: minutes at first, faster steps on a GPU
     validate_every: int = 200  # steps between looks at held-out episodes
     plot_every: int = 1000  # between pictures of predicted beside recorded actions; 0: none
     evaluate_every: int = 0  # between trials in the embedded simulator of `demonstrations.environment`; 0: none

@@ -51,6 +51,11 @@ class Ranks:
         """Whether this one writes what all have in common."""
         return self.rank == 0
 
+    def tell(self, text: str) -> None:
+        """Print what all ranks would say, once."""
+        if self.is_first:
+            print(text)
+
     def mean(self, value: Tensor) -> Tensor:
         """The mean over all ranks, known to all."""
         if self.size == 1:

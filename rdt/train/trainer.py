@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from data_pipeline.atomic import write_json
 from rdt.batch import Batch, micro_batches, to_device
 from rdt.objective import Objective
-from rdt.random import SampleGenerator
+from rdt.random import SampleGenerator, step_seed
 from rdt.train.config import TrainConfig, plain_config
 from rdt.train.ema import averaged
 from rdt.train.gates import Gates
@@ -133,8 +133,10 @@ class Trainer:
         )
         smoothed: float | None = None
         substituted = 0  # samples since the last line
-        noted: list[signal.Signals]
-        with _interrupts_noted() if self.ranks.size > 1 else nullcontext([]) as noted:
+        together: AbstractContextManager[list[signal.Signals]] = nullcontext([])
+        if self.ranks.size > 1:
+            together = _interrupts_noted()
+        with together as noted:
             try:
                 with bar:
                     while self.step < self.config.steps:
@@ -142,7 +144,7 @@ class Trainer:
                         batch = self.batches(self.step)
                         pace.count(batch, time.perf_counter() - started)
                         substituted += batch.num_substituted
-                        learning_rate = self.optimizer.param_groups[0]["lr"]
+                        learning_rate = float(self.optimizer.param_groups[0]["lr"])  # a tensor in some optimizers
                         with _interrupts_held():
                             loss, parts = self._train_step(batch)
                             self.train_seconds += time.perf_counter() - started
@@ -202,6 +204,8 @@ class Trainer:
 
     def _train_step(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         self.model.train()
+        rank_step = self.step * self.ranks.size + self.ranks.rank
+        torch.manual_seed(step_seed(self.config.seed, rank_step))  # dropout, where there is any
         self.optimizer.zero_grad(set_to_none=True)
         pieces = micro_batches(batch, self.config.data.micro_batch_size)
         losses, parts = [], dict[str, Any]()

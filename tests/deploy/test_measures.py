@@ -11,7 +11,8 @@ from PIL import Image
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from data_pipeline.schema.types import Episode
-from data_pipeline.storage import EpisodeSelection, EpisodeStore
+from data_pipeline.selection import EpisodeSelection
+from data_pipeline.storage import EpisodeStore
 from deploy import measures
 from deploy.intervals import wilson_interval
 from deploy.measures import closed_loop_success, open_loop_plots, plotted_episodes, success_figures

@@ -166,3 +166,36 @@ def test_another_robots_store_is_refused_unless_mixed_on_purpose(store, tmp_path
     assert "was recorded by robot 'sim_bimanual', the config says 'aloha_viperx'" in capsys.readouterr().err
     assert main(["train", str(config), "--robot", robot["robot"], "--data.other_robots", "true"]) == 0
     assert load_checkpoint(tmp_path / "run" / "checkpoint").robot.name == "aloha_viperx"
+
+
+def test_a_run_starts_from_a_checkpoint_once_and_goes_on_without_it(store, tmp_path, capsys):
+    (tmp_path / "store").rename(tmp_path / "datasets")
+    assert pretrain(tmp_path) == 0
+    (tmp_path / "run" / "checkpoint").rename(tmp_path / "pretrained")
+    options = ("--start_from", str(tmp_path / "pretrained"), "--out", str(tmp_path / "tuned"))
+    first = ("--optim.lr", "0", *options)  # nothing moves
+    assert pretrain(tmp_path, *first) == 0
+    before, after = (load_checkpoint(tmp_path / name) for name in ("pretrained", "tuned/checkpoint"))
+    assert after.config.start_from == str(tmp_path / "pretrained")
+    for name, value in before.model.state_dict().items():
+        assert torch.equal(value, after.model.state_dict()[name]), name
+    shutil.rmtree(tmp_path / "pretrained")
+    assert pretrain(tmp_path, *first, "--resume", "auto") == 0
+    capsys.readouterr()
+    assert pretrain(tmp_path, *options, "--out", str(tmp_path / "other")) != 0
+    assert "does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_adapters_end_in_a_plain_checkpoint(store, tmp_path, capsys):
+    pytest.importorskip("peft", reason="needs the extra `lora`")
+    (tmp_path / "store").rename(tmp_path / "datasets")
+    words = ("--lora.rank", "2", "--freeze", "[condition.vision.*]")
+    assert pretrain(tmp_path, *words) == 0
+    assert "parameters train (" in capsys.readouterr().out
+    checkpoint = tmp_path / "run" / "checkpoint"
+    assert not any("lora" in name for name in load_checkpoint(checkpoint).model.state_dict())
+    assert any("lora_A" in name for name in load_trainer_state(checkpoint)["model"])
+    assert pretrain(tmp_path, *words, "--resume", "auto") == 0
+    assert pretrain(tmp_path, "--lora.rank", "4", "--resume", "auto") != 0
+    assert "lora.rank: 2 -> 4" in capsys.readouterr().err

@@ -12,9 +12,11 @@ from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from data_pipeline.schema.types import Episode
 from data_pipeline.storage import EpisodeStore
+from data_pipeline.stream import SampleStream
 from rdt.encoders.condition import ConditionConfig
 from rdt.model.presets import PRESETS
 from rdt.train.config import DataConfig, TrainConfig
+from rdt.train.loader import BatchLoader
 from rdt.train.optim import OptimConfig
 from rdt.visuomotor import VisuomotorPolicy
 
@@ -61,6 +63,24 @@ def make_model():
         return VisuomotorPolicy(config, ConditionConfig(cameras=("external",), scaling="min_max"))
 
     return make
+
+
+@pytest.fixture
+def batches(store):
+    """`batches(model)` reads the store for that model, its scaling fitted to it."""
+    loaders = []
+
+    def make(model: VisuomotorPolicy) -> BatchLoader:
+        for kind in ("state", "action"):
+            stats = store.stats(kind)
+            model.condition.scaling.fit_min_max(kind, stats.min, stats.max, stats.count > 0)
+        stream = SampleStream([store], seed=0, horizon=model.horizon, image_history=1, cameras=("external",))
+        loaders.append(BatchLoader(stream, model.condition, 8))
+        return loaders[-1]
+
+    yield make
+    for loader in loaders:
+        loader.close()
 
 
 @pytest.fixture(scope="session")

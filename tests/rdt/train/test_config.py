@@ -1,16 +1,18 @@
 """Run: pytest tests/rdt/train/test_config.py"""
 
-import json
-
 import pytest
 import torch
 import yaml
 
-from data_pipeline.schema.registry import configs_dir
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.registry import configs_dir, find_config
 from data_pipeline.transforms.augment import AugmentConfig
 from rdt.model.presets import PRESETS
+from rdt.train.adapt import adapt
 from rdt.train.config import TrainConfig, config_from_dict, dump_config, load_config
+from rdt.train.start import network_config
 from rdt.visuomotor import VisuomotorPolicy
+from tests.published import published_by_size
 
 
 def write(tmp_path, text: str):
@@ -40,7 +42,7 @@ def test_options_override_the_file(tmp_path):
         ("steps: 7", ["--optim.lrr", "1"], "did you mean 'lr'"),
         ("steps: 7", ["--steps.deep", "1"], "below a plain value"),
         ("steps: many", [], "steps"),
-        ("optim: {schedule: linear}", [], "constant or cosine"),
+        ("optim: {schedule: step}", [], "schedule"),
         ("data: {dropout: {state: 1.5}}", [], "must be in"),
         ("data: {mixture: rdt_pretrain, weights: {a: 1}}", [], "say the same thing"),
         ("data: {workers: -1}", [], "workers must be 0 or more"),
@@ -59,26 +61,23 @@ def test_the_resolved_config_reads_back_equal(tmp_path):
     assert config_from_dict(yaml.safe_load(dump_config(config))) == config
 
 
-@pytest.mark.parametrize("path", sorted((configs_dir() / "train").glob("*.yaml")), ids=lambda p: p.stem)
-def test_shipped_configs_load_and_name_a_preset(path):
-    assert PRESETS[load_config(path).preset]
+SHIPPED = sorted((configs_dir() / "train").glob("*.yaml"))
 
 
-def test_the_published_condition_fits_the_published_network(tmp_path):
-    """SigLIP so400m and T5 v1.1 XXL by their sizes, which is all that building a policy reads of them."""
-    for name, sizes in {
-        "siglip": {"vision_config": {"hidden_size": 1152, "image_size": 384, "patch_size": 14}},
-        "t5": {"d_model": 4096},
-    }.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps(sizes))
-        for file in ("model.safetensors", "spiece.model"):
-            (tmp_path / name / file).touch()
-    paths = ["--condition.vision_path", str(tmp_path / "siglip"), "--condition.text_path", str(tmp_path / "t5")]
-    config = load_config(configs_dir() / "train" / "rdt_170m.yaml", paths)
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_shipped_configs_build(path, tmp_path):
+    """On the meta device, published encoders by their sizes."""
+    config = load_config(path)
+    if config.lora.rank:
+        pytest.importorskip("peft", reason="needs the extra `lora`")
+    if config.condition.vision == "siglip":
+        config = load_config(path, published_by_size(tmp_path))
+    Embodiment.from_yaml(find_config("robots", config.robot))
     with torch.device("meta"):
-        model = VisuomotorPolicy(PRESETS[config.preset], config.condition, config.noise_slots)
-    assert model.condition.num_images * model.condition.vision.tokens_per_image == 4374
+        model = VisuomotorPolicy(network_config(config), config.condition, config.noise_slots)
+        adapt(model, config, report=lambda _: None)
+    assert model.condition.num_images * model.condition.vision.tokens_per_image == model.policy.config.img_cond_len
+    assert config.preset in PRESETS
 
 
 def test_augmentation_is_off_until_it_has_a_probability(tmp_path):

@@ -8,29 +8,18 @@ import signal
 import pytest
 import torch
 
-from data_pipeline.stream import SampleStream
 from rdt.objective import DiffusionImitation
-from rdt.train.loader import BatchLoader
 from rdt.train.trainer import Measure, Trainer
 
 
 @pytest.fixture
-def make_trainer(store, make_model, train_config, tmp_path):
-    loaders = []
-
+def make_trainer(make_model, batches, train_config, tmp_path):
     def make(seed: int = 0, out: str = "run", steps: int = 12, **options) -> Trainer:
         model = make_model(seed)
-        for kind in ("state", "action"):
-            stats = store.stats(kind)
-            model.condition.scaling.fit_min_max(kind, stats.min, stats.max, stats.count > 0)
-        stream = SampleStream([store], seed=0, horizon=model.horizon, image_history=1)
-        loaders.append(BatchLoader(stream, model.condition, 8))
         config = dataclasses.replace(train_config, steps=steps)
-        return Trainer(model, DiffusionImitation(), loaders[-1], config, tmp_path / out, **options)
+        return Trainer(model, DiffusionImitation(), batches(model), config, tmp_path / out, **options)
 
-    yield make
-    for loader in loaders:
-        loader.close()
+    return make
 
 
 def rows(trainer: Trainer) -> list[dict]:
