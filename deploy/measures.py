@@ -18,6 +18,7 @@ from data_pipeline.atomic import write_bytes
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.types import Episode
 from data_pipeline.selection import EpisodeSelection
+from deploy.device import choose_device
 from deploy.engine import InferenceEngine
 from deploy.evaluate import Settings, make_trials, run_in_workers
 from deploy.intervals import wilson_interval
@@ -84,11 +85,11 @@ def closed_loop_success(robot: Embodiment, config: TrainConfig, statistics: dict
     trials = [
         replace(trial, video=None) for trial in make_trials(environment, settings, out) if trial.phrasing == "trained"
     ]
-    settle_backend()
 
     def evaluate(model: VisuomotorPolicy, step: int) -> dict[str, float]:
         folder = out / "evaluated"
-        workers = GPU_WORKERS if model.device.type == "cuda" else None
+        settle_backend()
+        workers = GPU_WORKERS if choose_device(config.device).type == "cuda" else None
         try:
             save_checkpoint(folder, merged(model) if config.lora.rank else model, robot, config, statistics)
             outcomes = run_in_workers(folder, settings, trials, workers, f"trials at step {step}")

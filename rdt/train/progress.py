@@ -17,7 +17,6 @@ import sys
 import time
 
 import torch
-import torch.distributed as dist
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -55,14 +54,25 @@ PEAK_TFLOPS = {
 class Pace:
     """Counts what training does between two rows of the log."""
 
-    def __init__(self, model: VisuomotorPolicy, step: int, num_steps: int, train_seconds: float = 0.0) -> None:
-        """From `step` on, of so many. `train_seconds` is what the run has trained before."""
-        self._cost = StepCost(model)
-        self._peak = peak_flops(model.device)
-        self._device = model.device
-        self._num_ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    def __init__(
+        self,
+        device: torch.device,
+        cost: StepCost | None,
+        step: int,
+        num_steps: int,
+        train_seconds: float = 0.0,
+        num_ranks: int = 1,
+    ) -> None:
+        """From `step` on, of so many. `train_seconds` is what the run has trained before.
+
+        `cost` and the device are this rank's, and so are the batches that it counts; None where MFU has no meaning.
+        """
+        self._cost = cost
+        self._device = device
+        self._num_ranks = num_ranks
         self._first_step, self._num_steps = step, num_steps
-        self._started = time.perf_counter()
+        self._started: float | None = None  # when the second step began: the first one warms up
+        self._batches = 0
         self._seconds = train_seconds
         self._forget()
 
@@ -70,56 +80,68 @@ class Pace:
         """A batch was trained on, after so much waiting for it; the batch as the loader gave it, on the CPU."""
         self._samples += len(batch.sample_index)
         self._waiting += waiting_seconds
-        if self._peak:
+        self._batches += 1
+        if self._batches == 2:
+            self._started = time.perf_counter() - waiting_seconds
+        if self._cost:
             self._flops += self._cost(batch)
 
     def figures(self, step: int, train_seconds: float) -> dict[str, float]:
         """The figures since the last call, `train_seconds` being the run's time of training so far."""
         seconds = max(train_seconds - self._seconds, 1e-9)
-        done = max(step - self._first_step, 1)
         figures = {
             "samples_per_s": self._samples * self._num_ranks / seconds,
             "waiting_share": min(self._waiting / seconds, 1.0),
             "peak_memory_gb": peak_memory_gb(self._device),
-            "remaining_s": (time.perf_counter() - self._started) / done * (self._num_steps - step),
+            "remaining_s": self._seconds_a_step(step, seconds) * (self._num_steps - step),
         }
-        if self._peak:
-            figures["mfu"] = self._flops / seconds / self._peak
+        if self._cost:
+            figures["mfu"] = self._flops / seconds / self._cost.peak
         self._seconds = train_seconds
         self._forget()
         return {name: float(f"{value:.4g}") for name, value in figures.items()}
+
+    def _seconds_a_step(self, step: int, seconds: float) -> float:
+        if self._started is None:
+            return seconds
+        return (time.perf_counter() - self._started) / (step - self._first_step - 1)
 
     def _forget(self) -> None:
         self._samples, self._waiting, self._flops = 0, 0.0, 0.0
 
 
+def step_cost(model: VisuomotorPolicy) -> StepCost | None:
+    """What a step costs on the model's device; None where its peak is not known."""
+    peak = peak_flops(model.device)
+    return StepCost(model, peak) if peak else None
+
+
 class StepCost:
     """Operations of a training step on a batch: the network's, and those of pictures that are encoded in the step."""
 
-    def __init__(self, model: VisuomotorPolicy) -> None:
+    def __init__(self, model: VisuomotorPolicy, peak: float) -> None:
+        """`peak` is what the device can do, in operations per second."""
+        self.peak = peak
+        self._config = model.policy.config
+        self._frozen_vision = model.condition.vision.frozen
+        self._picture = picture_flops(model.condition.vision, model.device)
         sizes = [(p.numel(), p.requires_grad) for p in model.policy.parameters()]
-        self._model = model
         self._trained = sum(size for size, trains in sizes if trains) / sum(size for size, _ in sizes)
-        self._picture: float | None = None
 
     def __call__(self, batch: Batch) -> float:
-        policy, seen = self._model.policy, batch.observation
+        seen = batch.observation
         lengths = seen.text_mask.sum(dim=1)
         return training_flops(
-            policy.config,
+            self._config,
             num_samples=len(batch.sample_index),
             lang_tokens=int(lengths.sum()),
             attended_lang_tokens=int(lengths[seen.text_index].sum()),
             trained=self._trained,
-        ) + self._vision(batch)
+        ) + self._vision(seen.image_mask)
 
-    def _vision(self, batch: Batch) -> float:
+    def _vision(self, mask: torch.Tensor) -> float:
         """A frozen encoder looks at the pictures that are there, forward alone; one that trains looks at all."""
-        vision = self._model.condition.vision
-        if self._picture is None:
-            self._picture = picture_flops(vision, self._model.device)
-        mask = batch.observation.image_mask
-        return self._picture * (int(mask.sum()) if vision.frozen else 3 * mask.numel())
+        return self._picture * (int(mask.sum()) if self._frozen_vision else 3 * mask.numel())
 
 
 def picture_flops(vision: VisionEncoder, device: torch.device) -> float:

@@ -42,7 +42,7 @@ from rdt.train.parallel import (
     whole_optimizer_state,
     whole_state,
 )
-from rdt.train.progress import Pace, progress_text
+from rdt.train.progress import Pace, progress_text, step_cost
 from rdt.visuomotor import VisuomotorPolicy
 
 
@@ -52,7 +52,7 @@ class Measure:
 
     every: int
     of: Callable[[VisuomotorPolicy, int], dict[str, float]]
-    alone: bool = False  # taken by the first rank only: it draws pictures, or asks other processes
+    alone: bool = False  # taken by the first rank only, of the whole model: it draws pictures, or asks other processes
 
 
 class Trainer:
@@ -92,6 +92,7 @@ class Trainer:
         self.generator = SampleGenerator(config.seed)
         self.average = averaged(model, config.optim.ema_decay) if config.optim.ema_decay else None
         self._plain = copy.deepcopy(model).to("cpu") if ranks.size > 1 and ranks.is_first else None
+        self._cost = step_cost(model)  # asked of a model that no ranks share yet
         self._shared = parallelize(model, config.parallel, ranks)
         if self.average and self._shared is model:  # its shares lie where the model's do
             parallelize(self.deployed, config.parallel, ranks)
@@ -122,7 +123,7 @@ class Trainer:
         """
         alone = self.ranks.is_first
         loggers = open_loggers(self.config.loggers, self.out, self.step, plain_config(self.config)) if alone else []
-        pace = Pace(self.model, self.step, self.config.steps, self.train_seconds)
+        pace = Pace(self.model.device, self._cost, self.step, self.config.steps, self.train_seconds, self.ranks.size)
         bar = tqdm(
             total=self.config.steps,
             initial=self.step,
@@ -239,12 +240,16 @@ class Trainer:
 
     def _measure(self, due: Sequence[Measure]) -> dict[str, float]:
         figures: dict[str, float] = {}
-        self.deployed.eval()
-        with unshared(self.deployed):
-            for measure in due:
-                if self.ranks.is_first or not measure.alone:
+        for measure in due:
+            self.deployed.eval()
+            if not measure.alone:
+                with unshared(self.deployed):
                     figures |= measure.of(self.deployed, self.step)
-        if due:
+                continue
+            # a share is no model to save or to move; of DDP every rank has the whole
+            model = self.deployed_copy() if self._shared is self.model else self.deployed
+            if model is not None and self.ranks.is_first:
+                figures |= measure.of(model.eval(), self.step)
             self.ranks.wait()
         self.measured |= figures
         return figures

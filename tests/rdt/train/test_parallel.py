@@ -74,7 +74,11 @@ with joined_ranks(torch.device("cpu")) as ranks:
     def validate(policy, step):
         return sampling_figures(measure(policy, batches, generator), ["store"])
 
-    measures = [Measure(config.validate_every, validate)]
+    def look(policy, step):
+        weights = torch.cat([value.flatten() for value in policy.state_dict().values()])
+        return {"size": len(weights), "mean": weights.mean().item()}
+
+    measures = [Measure(config.validate_every, validate), Measure(3, look, alone=True)]
     trainer = Trainer(
         model, DiffusionImitation(), loader, config, work, save=save, measures=measures, ranks=ranks
     )
@@ -118,7 +122,7 @@ def run(tmp_path_factory, store, train_config):
     folder = tmp_path_factory.mktemp("ranks")
 
     def run(name: str, size: int, *words: str, **changes) -> tuple[tuple[list, list], dict, dict]:
-        """Losses by step and held-out errors, the whole trainer state and the deployed weights."""
+        """Losses by step, what was measured, the whole trainer state and the deployed weights."""
         work = folder / name
         work.mkdir(exist_ok=True)
         micro = changes.pop("micro_batch_size", 0)
@@ -130,8 +134,8 @@ def run(tmp_path_factory, store, train_config):
         )
         assert done.returncode == 0, done.stderr
         rows = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
-        name = "overall_avg_sample_mse"
-        losses = [row["loss"] for row in rows], [row[name] for row in rows if name in row]
+        measured = [row[name] for name in ("overall_avg_sample_mse", "size", "mean") for row in rows if name in row]
+        losses = [row["loss"] for row in rows], measured
         return losses, torch.load(work / "state.pt"), torch.load(work / "deployed.pt")
 
     return run

@@ -11,7 +11,7 @@ from rdt.encoders.siglip import SiglipVision
 from rdt.model.cost import training_flops
 from rdt.train import progress
 from rdt.train.loader import BatchLoader
-from rdt.train.progress import Pace, StepCost, peak_flops, picture_flops, progress_text
+from rdt.train.progress import Pace, StepCost, peak_flops, picture_flops, progress_text, step_cost
 from tests.published import make_siglip
 
 CPU = torch.device("cpu")
@@ -25,25 +25,33 @@ def batch(store, make_model):
 
 
 def test_figures_are_those_since_the_last_row(make_model, batch, monkeypatch):
-    clock = iter([100.0, 110.0, 140.0])
+    clock = iter([100.2, 110.0, 140.0])
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
-    pace = Pace(make_model(), step=10, num_steps=30, train_seconds=50.0)
+    pace = Pace(CPU, None, step=10, num_steps=30, train_seconds=50.0)
     for _ in range(5):
         pace.count(batch, waiting_seconds=0.2)
     figures = pace.figures(15, train_seconds=54.0)
     assert (figures["samples_per_s"], figures["waiting_share"]) == (5 * 8 / 4, 0.25)
-    assert figures["remaining_s"] == 10 / 5 * 15
+    assert figures["remaining_s"] == 10 / 4 * 15  # the first step is not counted
     pace.count(batch, waiting_seconds=0.0)
     figures = pace.figures(16, train_seconds=55.0)
     assert (figures["samples_per_s"], figures["waiting_share"]) == (8.0, 0.0)
 
 
 def test_mfu_is_the_work_of_a_step_over_the_peak(make_model, batch, monkeypatch):
-    monkeypatch.setattr(progress, "peak_flops", lambda device: 1e12)
     model = make_model()
-    pace = Pace(model, step=0, num_steps=10)
+    assert step_cost(model) is None  # no data sheet says the peak of a CPU
+    monkeypatch.setattr(progress, "peak_flops", lambda device: 1e12)
+    cost = step_cost(model)
+    pace = Pace(CPU, cost, step=0, num_steps=10)
     pace.count(batch, 0.0)
-    assert pace.figures(1, train_seconds=2.0)["mfu"] == pytest.approx(StepCost(model)(batch) / 2.0 / 1e12, rel=1e-3)
+    assert pace.figures(1, train_seconds=2.0)["mfu"] == pytest.approx(cost(batch) / 2.0 / 1e12, rel=1e-3)
+
+
+def test_throughput_is_that_of_all_ranks(batch):
+    pace = Pace(CPU, None, step=0, num_steps=10, num_ranks=3)
+    pace.count(batch, 0.0)
+    assert pace.figures(1, train_seconds=2.0)["samples_per_s"] == 3 * 8 / 2
 
 
 @pytest.mark.parametrize(
@@ -65,9 +73,9 @@ def test_the_peak_is_that_of_the_device_by_name(name, tflops, monkeypatch):
 def test_frozen_weights_cost_no_gradient_of_theirs(make_model, batch):
     model = make_model()
     vision = 3 * picture_flops(model.condition.vision, CPU) * batch.observation.image_mask.numel()
-    whole = StepCost(model)(batch) - vision
+    whole = StepCost(model, 1.0)(batch) - vision
     model.policy.requires_grad_(False)
-    assert StepCost(model)(batch) - vision == pytest.approx(whole * 2 / 3)
+    assert StepCost(model, 1.0)(batch) - vision == pytest.approx(whole * 2 / 3)
 
 
 def test_a_frozen_encoder_looks_once_at_the_pictures_that_are_there(make_model, batch, monkeypatch):
@@ -76,9 +84,9 @@ def test_a_frozen_encoder_looks_once_at_the_pictures_that_are_there(make_model, 
     mask[:3] = False
     hidden = dataclasses.replace(batch, observation=dataclasses.replace(batch.observation, image_mask=mask))
     picture = picture_flops(model.condition.vision, CPU)
-    trains = StepCost(model)(hidden)
+    trains = StepCost(model, 1.0)(hidden)
     monkeypatch.setattr(type(model.condition.vision), "frozen", True)
-    assert trains - StepCost(model)(hidden) == pytest.approx(picture * (3 * 8 - 5), rel=1e-6)
+    assert trains - StepCost(model, 1.0)(hidden) == pytest.approx(picture * (3 * 8 - 5), rel=1e-6)
 
 
 def test_the_operations_of_a_step_are_those_that_pytorch_counts(make_model, batch):
@@ -92,7 +100,7 @@ def test_the_operations_of_a_step_are_those_that_pytorch_counts(make_model, batc
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         loss, _ = DiffusionImitation()(model, batch, SampleGenerator(0))
         loss.backward()
-    assert StepCost(model)(batch) == pytest.approx(counted.get_total_flops(), rel=0.1)
+    assert StepCost(model, 1.0)(batch) == pytest.approx(counted.get_total_flops(), rel=0.1)
 
 
 def test_a_step_costs_three_forward_passes_of_the_spec():
