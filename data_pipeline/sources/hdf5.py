@@ -193,7 +193,8 @@ def write_episode(
                 embodiment.action_offset_steps if action_offset_steps is None else action_offset_steps
             ),
         )
-    write_bytes(path, content.getbuffer())
+    with content.getbuffer() as written:  # given back in any case: some Pythons do not survive a view left in an error
+        write_bytes(path, written)
 
 
 @dataclass(frozen=True)
