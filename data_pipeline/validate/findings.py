@@ -74,7 +74,10 @@ def grouped(findings: Iterable[Finding]) -> list[Findings]:
 
 
 _FAULTS: Mapping[str, tuple[Severity, str]] = {
-    "truncated": ("error", "copy the file again or leave it out; `rdt data repair` saves what can be saved"),
+    "truncated": (
+        "error",
+        "copy the file again or leave it out; `rdt data repair` saves the rest of a store, RLDS folder or MCAP",
+    ),
     "bad_crc": ("error", "copy the file again: a record was damaged on the way"),
     "unreadable": ("error", "copy the file again; if it stays, the record was written wrongly"),
     "missing_file": ("error", "copy the file again, or choose a split without it"),
