@@ -143,7 +143,10 @@ class _Decoder:
 
     def __init__(self, path: Path, index: VideoIndex) -> None:
         self._path, self._index = path, index
-        self._container = _av().open(str(path))
+        av = _av()
+        self._container = av.open(str(path))
+        # of its own: PyAV keeps one for each thread, whose helpers a forked process waits for in vain
+        self._converter = av.video.reformatter.VideoReformatter()
         self._stream = self._container.streams.video[0]
         self._stream.codec_context.thread_count = 1  # loaders have a process a core: threads would fight
         self._decoded: Iterator[Any] = iter(())
@@ -156,7 +159,7 @@ class _Decoder:
     def frame(self, number: int) -> np.ndarray:
         if number != self._number:
             picture = self._walk(number)
-            self._frame = picture.to_ndarray(format="rgb24")
+            self._frame = self._converter.reformat(picture, format="rgb24").to_ndarray()
             self._frame.flags.writeable = False  # it is handed out again when asked for again
             self._number = number
         return self._frame

@@ -22,7 +22,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -87,7 +87,17 @@ class BatchLoader:
         Raises `ValueError` when too many samples cannot be read.
         """
         ahead, self._ahead = self._ahead, None
-        future = ahead[1] if ahead and ahead[0] == step else self._thread.submit(self._make, step)
+        if ahead and ahead[0] == step:
+            future = ahead[1]
+        else:
+            if ahead:
+                wait([ahead[1]])
+            if (
+                self._workers
+            ):  # here and not in the thread: what belongs to the forking thread alone lives on in a child
+                self._end_workers()
+                self._made = _WorkerBatches(self._steps, step, self._workers)
+            future = self._thread.submit(self._make, step)
         batch, bad = future.result()
         self._ahead = (step + 1, self._thread.submit(self._make, step + 1))
         self._report(bad, len(batch.sample_index))
@@ -104,7 +114,7 @@ class BatchLoader:
         self._end_workers()
 
     def _make(self, step: int) -> tuple[Batch, tuple[BadSample, ...]]:
-        made = self._from_worker(step) if self._workers else self._steps.make(step, self._steps.buffer())
+        made = self._made.next() if self._made else self._steps.make(step, self._steps.buffer())
         batch = Batch(
             observation=self._encoder.with_words(made.collated),
             actions=torch.from_numpy(made.actions),
@@ -121,12 +131,6 @@ class BatchLoader:
             images = torch.from_numpy(made.collated.images.copy())
             batch = replace(batch, observation=replace(batch.observation, images=images))
         return batch, made.bad
-
-    def _from_worker(self, step: int) -> _Made:
-        if self._made is None or self._made.step != step:
-            self._end_workers()
-            self._made = _WorkerBatches(self._steps, step, self._workers)
-        return self._made.next()
 
     def _end_workers(self) -> None:
         if self._made is not None:
@@ -232,7 +236,6 @@ class _WorkerBatches:
     """Batches from `step` on, made by processes; pictures come back in a ring of memory shared with them."""
 
     def __init__(self, steps: _Steps, step: int, workers: int) -> None:
-        self.step = step  # of the next batch
         size = workers * _AHEAD + 1  # those that are being made, and the one that is being read
         self._ring = [_shared_like(steps.buffer()) for _ in range(size)]
         loader: DataLoader = DataLoader(
@@ -253,7 +256,6 @@ class _WorkerBatches:
 
     def next(self) -> _Made:
         """The next batch. Its pictures last until the next call. Raises `RuntimeError` when a worker was killed."""
-        self.step += 1
         made, place = next(self._batches)
         if isinstance(made, UnreadableError):
             raise made
