@@ -4,6 +4,7 @@ OUT/demonstrations/, OUT/store/   when the config asks the embedded simulator fo
 OUT/metrics.jsonl                 the learning curve
 OUT/tensorboard/                  the same for TensorBoard
 OUT/plots/                        predicted beside recorded actions of held-out episodes
+OUT/features/                     what a frozen vision encoder makes of the pictures, where the config caches it
 OUT/checkpoint/                   the newest checkpoint
 OUT/checkpoints/                  the last ones, where the config keeps more than one
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from data_pipeline.conversion import convert
 from data_pipeline.mapping.mixtures import MixtureConfig, WeightUnit, match_stores, read_mixture
 from data_pipeline.recordings import RobotRecordings
 from data_pipeline.schema.embodiment import Embodiment, Kind
-from data_pipeline.schema.registry import find_config, read_yaml, unknown_name
+from data_pipeline.schema.registry import find_config, read_yaml, shipped_configs, unknown_name
 from data_pipeline.schema.types import CAMERA_ROLES
 from data_pipeline.selection import EpisodeSelection, find_stores, split_held_out
 from data_pipeline.stats import Moments, SlotStats
@@ -37,11 +39,13 @@ from deploy.device import choose_device, memory_bytes
 from deploy.doctor import require
 from deploy.measures import closed_loop_success, open_loop_plots, plotted_episodes
 from deploy.record import record_demonstrations
+from rdt.encoders.feature_cache import FeatureCache
 from rdt.objective import DiffusionImitation
 from rdt.random import SampleGenerator
 from rdt.train.adapt import adapt
 from rdt.train.checkpoint import keep_earlier, load_trainer_state, save_checkpoint
 from rdt.train.config import TrainConfig, config_from_dict, differences, dump_config, load_config
+from rdt.train.features import cached_features
 from rdt.train.gates import Gates, advice_before, mean_action_loss
 from rdt.train.loader import BatchLoader
 from rdt.train.loggers import check_loggers
@@ -73,28 +77,60 @@ FREE_ON_RESUME = dict.fromkeys(
 DATA_FREE_ON_RESUME = dict.fromkeys(("workers", "micro_batch_size", "max_bad_fraction", "bad_window"))
 """Settings that a resumed run may change, and those of its `data`."""
 
-DEMONSTRATIONS, STORE, CHECKPOINT, EARLIER = "demonstrations", "store", "checkpoint", "checkpoints"
+DEMONSTRATIONS, STORE, CHECKPOINT, EARLIER, FEATURES = (
+    "demonstrations",
+    "store",
+    "checkpoint",
+    "checkpoints",
+    "features",
+)
 
 
 def command(args: argparse.Namespace) -> None:
-    config = load_config(find_config("train", args.config), args.overrides)
+    *before, config = runs(load_config(find_config("train", args.config), args.overrides))
     out = Path(config.out)
     if (out / CHECKPOINT).exists() and args.resume != "auto":
         raise ValueError(f"{out} holds a checkpoint already: go on with --resume auto, or give another --out")
-    check(config)
-    _open_start(config, out, report=lambda _: None)
+    for run in (*before, config):
+        check(run)
+    if not before:
+        _open_start(config, out, report=lambda _: None)
     check_writable(out)
     with joined_ranks(choose_device(config.device)) as ranks:
-        if ranks.is_first:
-            record(config, out)
-            convert_demonstrations(config, out)
-        ranks.wait()
-        train(config, out, ranks)
+        for run in before:
+            ranks.tell(f"{run.out} is trained first: {config.out} starts from it")
+            _run(run, ranks)
+        _run(config, ranks)
     if not ranks.is_first:
         return
     simulated = f"rdt eval {out / CHECKPOINT} --env {config.demonstrations.environment} --out {out / 'eval'}"
     following = simulated if config.demonstrations.per_task else f"rdt checkpoint inspect {out / CHECKPOINT}"
     print(f"checkpoint in {out / CHECKPOINT}; next: {following}")
+
+
+def runs(config: TrainConfig) -> list[TrainConfig]:
+    """What has to run, in order, `config` the last: where `start_from` is the name of a shipped training config,
+    the checkpoint of that run is meant, and it comes before as long as it is not finished.
+    """
+    name, shipped = config.start_from, shipped_configs("train")
+    if name is None or name not in shipped or Path(name).exists():
+        return [config]
+    before = replace(load_config(shipped[name]), device=config.device, parallel=config.parallel)
+    checkpoint = Path(before.out) / CHECKPOINT
+    config = replace(config, start_from=str(checkpoint))
+    finished = checkpoint.exists() and load_trainer_state(checkpoint)["step"] >= before.steps
+    needed = not finished and not (Path(config.out) / CHECKPOINT).exists()
+    return [*runs(before), config] if needed else [config]
+
+
+def _run(config: TrainConfig, ranks: Ranks) -> None:
+    """One config from its demonstrations to its last step."""
+    out = Path(config.out)
+    if ranks.is_first:
+        record(config, out)
+        convert_demonstrations(config, out)
+    ranks.wait()
+    train(config, out, ranks)
 
 
 def check(config: TrainConfig) -> None:
@@ -106,7 +142,13 @@ def check(config: TrainConfig) -> None:
         if role not in CAMERA_ROLES:
             raise ValueError(unknown_name("camera", role, CAMERA_ROLES))
     with torch.device("meta"):
-        adapt(VisuomotorPolicy(network_config(config), config.condition, config.noise_slots), config, lambda _: None)
+        model = VisuomotorPolicy(network_config(config), config.condition, config.noise_slots)
+        adapt(model, config, lambda _: None)
+    if config.data.cache_features and not model.condition.vision.frozen:
+        raise ValueError(
+            f"data.cache_features: the vision encoder {config.condition.vision!r} trains along, so its features "
+            "change: set it to false, or choose siglip or timm:NAME"
+        )
     if config.evaluate_every:
         require("evaluate_every", {"scipy": "scipy"})
         others = [side for side, arm in robot.arms.items() if arm.driver != "sim"]
@@ -172,6 +214,11 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
     device = _device(config, ranks)
     _tell_memory(config, device, ranks)
     model.to(device)
+    if config.data.cache_features:
+        if ranks.is_first:
+            cached_features(model.condition, stores, out / FEATURES, device, ranks.tell)
+        ranks.wait()
+        model.condition.feature_cache = FeatureCache(out / FEATURES)
     stream = _stream(config, model, training, unit, train=True)
     loader = _loader(config, model, stream, randomisation, ranks)
     validation = []

@@ -51,13 +51,17 @@ def find_config(kind: str, name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
-    folder = configs_dir() / kind
-    shipped = {p.stem: p for p in folder.glob("*.yaml")}
+    shipped = shipped_configs(kind)
     if path.parent == Path() and path.stem in shipped:
         return shipped[path.stem]
     if path.parent != Path():
         raise FileNotFoundError(f"no file {path}; the shipped {kind} configs are {', '.join(sorted(shipped))}")
     raise FileNotFoundError(unknown_name(f"{kind} config", path.stem, shipped, " (a YAML file's path works too)"))
+
+
+def shipped_configs(kind: str) -> dict[str, Path]:
+    """Name -> YAML file of those in `configs/<kind>/`."""
+    return {path.stem: path for path in (configs_dir() / kind).glob("*.yaml")}
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

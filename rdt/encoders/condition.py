@@ -30,6 +30,7 @@ from data_pipeline.transforms.images import BACKGROUND
 from rdt.batch import Condition, ObservationBatch
 from rdt.encoders import pixels
 from rdt.encoders.collate import Collated, Collator
+from rdt.encoders.feature_cache import FeatureCache
 from rdt.encoders.text import TEXT_ENCODERS, TextEncoder
 from rdt.encoders.vision import VISION_ENCODERS, VisionEncoder
 
@@ -120,6 +121,7 @@ class ConditionEncoder(nn.Module):
             config, token_dim=img_token_dim, tokens_per_image=img_cond_len // num_images
         )
         self.scaling = Scaling()
+        self.feature_cache: FeatureCache | None = None  # of a frozen encoder, where a run made one
         self._background: Tensor | None = None  # of a frozen encoder
         if self.vision.frozen:  # the mean token of the background, 0 when not known yet: saved in the tower's place
             self.register_buffer("vision_signature", torch.zeros(img_token_dim))
@@ -169,8 +171,8 @@ class ConditionEncoder(nn.Module):
         return pixels.to_square(images, self.vision.image_size, brighten=self.config.brighten_dark)[0]
 
     def encode_images(self, images: UInt8[Tensor, "image size size 3"]) -> Float[Tensor, "image token dim"]:
-        """Features of pictures one by one, in the vision encoder's own type."""
-        return self.vision(pixels.normalise(images, self.vision.mean, self.vision.std))
+        """Features of pictures one by one, in the vision encoder's own type, from the cache where they are there."""
+        return self.feature_cache(images, self._encode) if self.feature_cache else self._encode(images)
 
     def background_features(self) -> Float[Tensor, "token dim"]:
         """Features of the picture that stands for a missing one; of a frozen encoder worked out once a device.
@@ -218,6 +220,9 @@ class ConditionEncoder(nn.Module):
     ) -> Float[Tensor, "batch horizon slot"]:
         """The network's space -> unified units."""
         return self.scaling.unscale("action", actions, mask)
+
+    def _encode(self, images: UInt8[Tensor, "image size size 3"]) -> Float[Tensor, "image token dim"]:
+        return self.vision(pixels.normalise(images, self.vision.mean, self.vision.std))
 
     def _image_features(
         self, images: UInt8[Tensor, "batch image size size 3"], mask: Bool[Tensor, "batch image"]

@@ -46,6 +46,7 @@ class DataConfig:
     dropout: DropoutRates = field(default_factory=DropoutRates)  # what a sample's condition hides
     state_noise_snr_db: float | None = None  # noise on states, at this ratio to their deviation in the episode
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(probability=0))  # published: probability 0.5
+    cache_features: bool = False  # a frozen vision encoder's, of a small set: encoded once, kept in OUT/features
     max_bad_fraction: float = 0.01  # training stops when more of the last `bad_window` samples cannot be read
     bad_window: int = 10_000
 
@@ -56,6 +57,11 @@ class DataConfig:
             raise ValueError(
                 "data.workers must be 0 or more, data.max_bad_fraction in [0, 1] and data.bad_window at least 1, got "
                 f"{self.workers}, {self.max_bad_fraction} and {self.bad_window}"
+            )
+        if self.cache_features and (self.augment.probability or self.random_shift_px):
+            raise ValueError(
+                "data.cache_features keeps what the encoder makes of a picture as it is: set data.augment.probability "
+                f"(now {self.augment.probability:g}) and data.random_shift_px (now {self.random_shift_px}) to 0"
             )
 
 
@@ -74,9 +80,8 @@ class TrainConfig:
     """Everything that defines a run; the resolved form is stored with its checkpoint."""
 
     preset: str = "rdt_1b"  # sizes of the network; the number of pictures is that of `condition`
-    start_from: str | None = (
-        None  # fine-tune a checkpoint: a folder, a file of weights or a hub id; none: fresh weights
-    )
+    start_from: str | None = None  # a checkpoint to fine-tune: a folder, a file of weights, a hub id, or the name of a
+    # shipped training config, which is then trained first; none: fresh weights
     start_scaling: Literal["keep", "refit"] = "keep"  # of a start with min_max: its slot ranges, or the new data's
     robot: str = "sim_bimanual"  # robot YAML, by name or path
     steps: int = 1000

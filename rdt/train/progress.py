@@ -124,7 +124,8 @@ class StepCost:
         self.peak = peak
         self._config = model.policy.config
         self._frozen_vision = model.condition.vision.frozen
-        self._picture = picture_flops(model.condition.vision, model.device)
+        cached = model.condition.feature_cache is not None
+        self._picture = 0.0 if cached else picture_flops(model.condition.vision, model.device)
         sizes = [(p.numel(), p.requires_grad) for p in model.policy.parameters()]
         self._trained = sum(size for size, trains in sizes if trains) / sum(size for size, _ in sizes)
 

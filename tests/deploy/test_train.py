@@ -45,9 +45,11 @@ def store(tmp_path) -> EpisodeStore:
     return store
 
 
-def test_training_with_published_encoders_embeds_once_and_goes_on_without_t5(store, tmp_path):
+@pytest.fixture
+def published(store, tmp_path) -> dict:
+    """A config with tiny encoders of the published kinds, which do not train."""
     sizes = PRESETS["rdt_tiny"]
-    config = {
+    return {
         "preset": "rdt_tiny",
         "out": str(tmp_path / "run"),
         "steps": 2,
@@ -63,7 +65,10 @@ def test_training_with_published_encoders_embeds_once_and_goes_on_without_t5(sto
         "optim": {"ema_decay": 0.9},
         "device": "cpu",
     }
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_training_with_published_encoders_embeds_once_and_goes_on_without_t5(published, tmp_path):
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(published))
     assert main(["train", str(tmp_path / "run.yaml")]) == 0
     shutil.rmtree(tmp_path / "t5")
     again = ["train", str(tmp_path / "run.yaml"), "--resume", "auto"]
@@ -73,6 +78,27 @@ def test_training_with_published_encoders_embeds_once_and_goes_on_without_t5(sto
     state = load_trainer_state(tmp_path / "run" / "checkpoint")
     assert not [name for name in state["model"] if "tower" in name or "vision_model" in name]
     assert torch.isfinite(model.condition.vision_signature).all()
+
+
+def test_cached_features_train_like_pictures_that_are_encoded_in_the_step(published, tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(published))
+    train = ["train", str(tmp_path / "run.yaml"), "--out"]
+    assert main([*train, str(tmp_path / "plain")]) == 0
+    assert main([*train, str(tmp_path / "cached"), "--data.cache_features", "true"]) == 0
+    assert "features of up to 24 pictures" in capsys.readouterr().out
+    plain, cached = (
+        json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in ("plain", "cached")
+    )
+    assert cached["loss"] == pytest.approx(plain["loss"], rel=1e-5)
+    assert (
+        main([*train, str(tmp_path / "jittered"), "--data.cache_features", "true", "--data.random_shift_px", "2"]) != 0
+    )
+    assert "data.random_shift_px (now 2) to 0" in capsys.readouterr().err
+
+
+def test_features_of_an_encoder_that_trains_are_not_cached(store, tmp_path, capsys):
+    assert pretrain(tmp_path, cache_features=True) != 0
+    assert "the vision encoder 'spatial_softmax' trains along" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -185,6 +211,32 @@ def test_a_run_starts_from_a_checkpoint_once_and_goes_on_without_it(store, tmp_p
     assert pretrain(tmp_path, *options, "--out", str(tmp_path / "other")) != 0
     assert "does not exist" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_start_may_be_a_shipped_config_that_is_trained_first(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "store").rename(tmp_path / "datasets")
+    (tmp_path / "configs").mkdir()
+    before = {
+        "preset": "rdt_tiny",
+        "out": "runs/before",
+        "steps": 2,
+        "condition": {"cameras": ["external"]},
+        "data": {"stores": [str(tmp_path / "datasets")], "batch_size": 8},
+    }
+    (tmp_path / "configs" / "before.yaml").write_text(yaml.safe_dump(before))
+    shipped = {"before": tmp_path / "configs" / "before.yaml"}
+    monkeypatch.setattr("deploy.train.shipped_configs", lambda kind: shipped)
+    assert pretrain(tmp_path, "--start_from", "before", "--out", "runs/after") == 0
+    first = tmp_path / "runs/before/checkpoint"
+    assert load_trainer_state(first)["step"] == 2
+    assert load_checkpoint("runs/after/checkpoint").config.start_from == "runs/before/checkpoint"
+    written = (first / "run.yaml").stat().st_mtime_ns
+    assert pretrain(tmp_path, "--start_from", "before", "--out", "runs/again") == 0  # it is finished
+    assert (first / "run.yaml").stat().st_mtime_ns == written
+    shutil.rmtree(first)
+    assert pretrain(tmp_path, "--start_from", "before", "--out", "runs/after", "--resume", "auto") == 0
+    assert not first.exists()  # a run that goes on needs no start
 
 
 def test_adapters_end_in_a_plain_checkpoint(store, tmp_path, capsys):
