@@ -137,7 +137,7 @@ def make_trials(environment: Environment, settings: Settings, videos: Path) -> l
                 video = videos if phrasing == "trained" and i < VIDEOS_PER_TASK else None
                 sentence = sentences[i % len(sentences)]
                 trials.append(Trial(environment.name, name, sentence, phrasing, seed, video))
-    if len(environment.tasks) > 1:
+    if len(environment.tasks) > 1 and len({TASKS[name].scene for name in environment.tasks}) == 1:
         first = environment.tasks[0]
         trials += [Trial(environment.name, first, CONTROL_INSTRUCTION, "control", seed) for seed in seeds]
     return trials

@@ -50,6 +50,16 @@ class Chunk:
     actions: np.ndarray  # (horizon, entries)
 
 
+@dataclass(frozen=True)
+class Curve:
+    """Shares in [0, 1] over something that was varied, each with its 95 % interval."""
+
+    label: str
+    x: Sequence[float]
+    rates: Sequence[float]
+    intervals: Sequence[tuple[float, float]]
+
+
 def percent(rate: float) -> str:
     """A share as text, to a tenth of a per cent: 0.925 -> 92.5 %, 0.5 -> 50 %."""
     return f"{100 * rate:.1f}".removesuffix(".0") + "\u00a0%"
@@ -76,6 +86,27 @@ def rate_bars(groups: Mapping[str, Sequence[Bar]]) -> bytes:
     axes.set_xticks(np.linspace(0, 1, 5), [f"{100 * x:.0f}" for x in np.linspace(0, 1, 5)])
     axes.set_yticks([at for at, _ in ticks], [_literal(label) for _, label in ticks])
     axes.grid(axis="x", color=RULE)
+    return _png(figure)
+
+
+def rate_curves(curves: Sequence[Curve], x_label: str) -> bytes:
+    """Shares of episodes over a quantity on a logarithmic scale, whiskers for the intervals."""
+    figure, axes = _chart(WIDTH_IN, 2.7)
+    for number, curve in enumerate(curves):
+        colour = CHUNK_COLOURS[number % len(CHUNK_COLOURS)]
+        axes.plot(
+            curve.x, curve.rates, color=colour, linewidth=2, marker="o", markersize=4, label=_literal(curve.label)
+        )
+        for x, (low, high) in zip(curve.x, curve.intervals, strict=True):
+            axes.plot((x, x), (low, high), color=colour, linewidth=1.3, marker="_", markersize=6)
+    ticks = sorted({x for curve in curves for x in curve.x})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+    axes.minorticks_off()
+    axes.set(ylim=(-0.02, 1.02), xlabel=x_label, ylabel="share of episodes [%]")
+    axes.set_yticks(np.linspace(0, 1, 5), [f"{100 * y:.0f}" for y in np.linspace(0, 1, 5)])
+    axes.grid(color=RULE)
+    axes.legend(frameon=False, fontsize=FONT_PT, loc="lower right")
     return _png(figure)
 
 

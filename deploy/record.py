@@ -38,7 +38,7 @@ class Attempt:
     """One try of the expert, as a worker gets it."""
 
     task: str
-    distribution: str
+    distribution: str | None  # none: the task's own
     seed: int
     noise_rad: float
     robot: Embodiment

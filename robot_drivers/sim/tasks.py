@@ -189,7 +189,7 @@ class Environment:
 
     name: str
     tasks: tuple[str, ...]
-    distribution: str
+    distribution: str | None = None  # none: each task's own
 
 
 ENVIRONMENTS: dict[str, Environment] = {
@@ -198,6 +198,7 @@ ENVIRONMENTS: dict[str, Environment] = {
         Environment("sim_transfer", ("transfer_right_to_left",), "benchmark_box"),
         Environment("sim_handover", ("transfer_right_to_left", "transfer_left_to_right"), "centred_box"),
         Environment("sim_insertion", ("insertion",), "benchmark_insertion"),
+        Environment("sim_pretraining", ("transfer_left_to_right", "insertion")),  # what sim_transfer is not
     )
 }
 

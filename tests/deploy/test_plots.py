@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from deploy import plots
-from deploy.plots import Bar, Chunk
+from deploy.plots import Bar, Chunk, Curve
 
 pytest.importorskip("matplotlib", reason="needs the extra `sim`")
 
@@ -59,6 +59,16 @@ def test_more_bars_make_a_taller_chart_of_the_same_width():
     two = pixels(plots.rate_bars({"a": [Bar("x", 0.1)], "b": [Bar("y", 0.2)]})).shape
     assert two[0] > one[0]
     assert two[1] == one[1] == round(100 * plots.PIXEL_RATIO * plots.NARROW_IN)
+
+
+def test_a_curve_is_drawn_for_each_way_with_its_intervals():
+    curves = [
+        Curve("one", [1, 5, 50], [0.1, 0.4, 0.9], [(0.05, 0.2), (0.3, 0.5), (0.8, 0.95)]),
+        Curve("other", [1, 5, 50], [0.2, 0.6, 0.9], [(0.1, 0.3), (0.5, 0.7), (0.8, 0.95)]),
+    ]
+    both, first = plots.rate_curves(curves, "demonstrations"), plots.rate_curves(curves[:1], "demonstrations")
+    assert count(both, plots.VERMILION) > 0
+    assert count(both, plots.BLUE) > count(first, plots.BLUE) == 0
 
 
 def test_dollars_are_letters_and_not_formulas():
