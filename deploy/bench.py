@@ -12,11 +12,24 @@ import torch
 
 from data_pipeline.atomic import write_json
 from data_pipeline.schema.registry import load_attribute
+from rdt.model.policy import RDTPolicy
 
-BENCHES = {"infer": "deploy.bench_infer:bench", "data": "deploy.bench_data:bench"}
+BENCHES = {
+    "infer": "deploy.bench_infer:bench",
+    "data": "deploy.bench_data:bench",
+}
 """Word after `rdt bench` -> function of the parsed arguments that prints its table and returns the figures."""
 
 MIN_REPEATS, MAX_REPEATS = 3, 100
+LANGUAGE_TOKENS = 32  # of an ordinary instruction
+SIGLIP_SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
 
 
 def command(args: argparse.Namespace) -> None:
@@ -89,6 +102,12 @@ def measure_peak(device: torch.device, dtype: torch.dtype) -> Peak:
     product = measure(lambda: a @ b, device, budget_s=1.0).milliseconds.min()
     copy = measure(lambda: target.copy_(source), device, budget_s=1.0).milliseconds.min()
     return Peak(flops=2e3 * size**3 / product, bandwidth=2e3 * source.numel() / copy)
+
+
+@torch.no_grad()
+def wake(policy: RDTPolicy) -> None:
+    """Give the last layer of a fresh network weights: it starts with zeros, and all results would be equal."""
+    policy.model.final_layer.ffn_final.fc2.weight.normal_(std=0.02)
 
 
 def _once(call: Callable[[], object], device: torch.device) -> float:
