@@ -17,6 +17,7 @@ from rdt.model.policy import RDTPolicy
 BENCHES = {
     "infer": "deploy.bench_infer:bench",
     "data": "deploy.bench_data:bench",
+    "train": "deploy.bench_train:bench",
 }
 """Word after `rdt bench` -> function of the parsed arguments that prints its table and returns the figures."""
 
