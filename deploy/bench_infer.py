@@ -7,7 +7,6 @@ sample five steps from the same noise and tokens, and must agree. Weights are ra
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 import time
 from dataclasses import replace
@@ -35,6 +34,7 @@ from rdt.model.policy import RDTPolicy
 from rdt.model.presets import PRESETS, RDTConfig
 from rdt.train.checkpoint import Checkpoint
 from rdt.train.config import TrainConfig
+from rdt.train.progress import peak_memory_gb
 from rdt.visuomotor import VisuomotorPolicy
 
 PRESET_OF_SIZE = {"tiny": "rdt_tiny", "170m": "rdt_170m", "1b": "rdt_1b"}
@@ -142,11 +142,8 @@ def _print_stages(engine: InferenceEngine, condition: Condition, noise: Tensor, 
 
 
 def _print_memory(policy: RDTPolicy, device: torch.device) -> dict[str, float]:
-    figures = {"weights [GB]": weight_bytes(policy) / 1e9}
-    if device.type == "cuda":
-        figures["peak allocated [GB]"] = torch.cuda.max_memory_allocated(device) / 1e9
-    else:
-        figures["peak resident [GB]"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    kind = "allocated" if device.type == "cuda" else "resident"
+    figures = {"weights [GB]": weight_bytes(policy) / 1e9, f"peak {kind} [GB]": peak_memory_gb(device)}
     print("\n" + "   ".join(f"{name} {value:.2f}" for name, value in figures.items()))
     return figures
 
