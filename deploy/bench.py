@@ -96,7 +96,7 @@ class Peak:
 @torch.inference_mode()
 def measure_peak(device: torch.device, dtype: torch.dtype) -> Peak:
     """The best of a few large matrix products and copies."""
-    size = 8192 if device.type == "cuda" else 2048
+    size = 8192 if device.type == "cuda" else 1024  # short enough to meet no other process
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     source = torch.zeros(2**30 if device.type == "cuda" else 2**28, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)

@@ -8,6 +8,9 @@
 Each row trains the shipped config of its size from the same weights on the same samples, in processes of its own, so
 that its memory is its own. Weights, pictures and embeddings are random: speed does not depend on them. T5 is in no row:
 its embeddings come from the cache. The runs have no moving average of weights and a constant learning rate.
+
+Times are from one batch to the next, as the clock shows them; "cpu" is what the first rank used of all cores, by which
+rows compare on a CPU that other work shares.
 """
 
 from __future__ import annotations
@@ -276,6 +279,7 @@ def _figures(row: Row, found: dict[str, Any], peak: float, plain: dict[str, Any]
     figures = {
         "step p50": timing.p50,
         "step p99": timing.p99,
+        "step CPU p50": Timing(np.array(found["CPU milliseconds"][WARM_UP:])).p50,
         "floor": floor,
         "samples/s": 1e3 * samples * len(timing.milliseconds) / float(timing.milliseconds.sum()),
         "mfu": floor / timing.p50,
@@ -310,8 +314,8 @@ def _check_losses(row: Row, found: dict[str, Any], dtype: torch.dtype) -> None:
 
 def _header(utilisation: str) -> str:
     return (
-        f"row         step p50       p99     floor ms  samples/s {utilisation:>8s}  waiting     GB  plain / this   "
-        "loss differs from plain's, first and last"
+        f"row         step p50       p99    cpu p50     floor ms  samples/s {utilisation:>8s}  waiting     GB  "
+        "plain / this   loss differs from plain's, first and last"
     )
 
 
@@ -319,7 +323,8 @@ def _line(row: Row, found: dict[str, Any]) -> str:
     if "failed" in found:
         return f"{row.name:9s} {found['failed']}"
     text = (
-        f"{row.name:9s} {found['step p50']:10.2f} {found['step p99']:9.2f} {found['floor']:12.2f} "
+        f"{row.name:9s} {found['step p50']:10.2f} {found['step p99']:9.2f} {found['step CPU p50']:10.2f} "
+        f"{found['floor']:12.2f} "
         f"{found['samples/s']:10.2f} {found['mfu']:8.1%} {found['waiting share']:8.1%} {found[PEAK_MEMORY]:6.2f} "
     )
     text += f"{found['plain / this']:11.2f} x" if "plain / this" in found else 13 * " "

@@ -79,16 +79,21 @@ def train_plainly(
 
 @dataclass
 class TimedBatches:
-    """A loader that notes when it is asked for a batch, how long that takes, and what a step on it costs."""
+    """A loader that notes when it is asked for a batch, how long that takes, and what a step on it costs.
+
+    Times are in seconds; `busy` is what this process had used of all cores when it was asked.
+    """
 
     loader: Callable[[int], Batch]
     cost: StepCost
-    asked: list[float] = field(default_factory=list)  # s
-    waited: list[float] = field(default_factory=list)  # s
+    asked: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
+    waited: list[float] = field(default_factory=list)
     flops: list[float] = field(default_factory=list)
 
     def __call__(self, step: int) -> Batch:
         self.asked.append(time.perf_counter())
+        self.busy.append(time.process_time())
         batch = self.loader(step)
         self.waited.append(time.perf_counter() - self.asked[-1])
         self.flops.append(self.cost(batch))
@@ -111,7 +116,7 @@ class NotedLosses:
 
 
 def run_row(config: TrainConfig, out: Path, ranks: Ranks, *, plain: bool) -> dict[str, Any]:
-    """Train, and say what every step took: milliseconds from one batch to the next, waiting, operations, loss."""
+    """Train, and say what every step took: time and CPU time from one batch to the next, waiting, operations, loss."""
     torch.manual_seed(config.seed)
     model = VisuomotorPolicy(network_config(config), config.condition, config.noise_slots)
     wake(model.policy)
@@ -132,12 +137,13 @@ def run_row(config: TrainConfig, out: Path, ranks: Ranks, *, plain: bool) -> dic
             Trainer(model, objective, batches, config, out, ranks=ranks).run(log_every=config.steps)
         if model.device.type == "cuda":
             torch.cuda.synchronize(model.device)
-        times = [*batches.asked, time.perf_counter()]
+        wall, busy = [*batches.asked, time.perf_counter()], [*batches.busy, time.process_time()]
     finally:
         loader.close()
     losses = torch.stack(objective.values).reshape(config.steps, -1).sum(dim=1)
     figures = {
-        "milliseconds": [1e3 * (after - before) for before, after in itertools.pairwise(times)],
+        "milliseconds": [1e3 * (after - before) for before, after in itertools.pairwise(wall)],
+        "CPU milliseconds": [1e3 * (after - before) for before, after in itertools.pairwise(busy)],
         "waited milliseconds": [1e3 * seconds for seconds in batches.waited],
         "flops": batches.flops,
         "losses": (losses * ranks.size / config.data.batch_size).tolist(),

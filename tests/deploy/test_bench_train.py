@@ -51,7 +51,16 @@ def test_a_row_for_the_plain_step_ours_and_each_parallel_mode(tiny):
     assert list(figures["rows"]) == [PLAIN, "ours", "ddp", "fsdp"]
     assert [row["ranks"] for row in figures["rows"].values()] == [1, 1, 2, 2]
     for name, row in figures["rows"].items():
-        assert {"step p50", "step p99", "floor", "samples/s", "mfu", "waiting share", "plain / this"} <= set(row)
+        assert {
+            "step p50",
+            "step p99",
+            "step CPU p50",
+            "floor",
+            "samples/s",
+            "mfu",
+            "waiting share",
+            "plain / this",
+        } <= set(row)
         assert row["step p50"] > 0 and row[PEAK_MEMORY] > 0
         assert 0 <= row["waiting share"] <= 1
         assert f"\n{name} " in text
