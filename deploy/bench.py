@@ -12,11 +12,25 @@ import torch
 
 from data_pipeline.atomic import write_json
 from data_pipeline.schema.registry import load_attribute
+from rdt.model.policy import RDTPolicy
 
-BENCHES = {"infer": "deploy.bench_infer:bench", "data": "deploy.bench_data:bench"}
+BENCHES = {
+    "infer": "deploy.bench_infer:bench",
+    "data": "deploy.bench_data:bench",
+    "train": "deploy.bench_train:bench",
+}
 """Word after `rdt bench` -> function of the parsed arguments that prints its table and returns the figures."""
 
 MIN_REPEATS, MAX_REPEATS = 3, 100
+LANGUAGE_TOKENS = 32  # of an ordinary instruction
+SIGLIP_SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
 
 
 def command(args: argparse.Namespace) -> None:
@@ -82,13 +96,19 @@ class Peak:
 @torch.inference_mode()
 def measure_peak(device: torch.device, dtype: torch.dtype) -> Peak:
     """The best of a few large matrix products and copies."""
-    size = 8192 if device.type == "cuda" else 2048
+    size = 8192 if device.type == "cuda" else 1024  # short enough to meet no other process
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     source = torch.zeros(2**30 if device.type == "cuda" else 2**28, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     product = measure(lambda: a @ b, device, budget_s=1.0).milliseconds.min()
     copy = measure(lambda: target.copy_(source), device, budget_s=1.0).milliseconds.min()
     return Peak(flops=2e3 * size**3 / product, bandwidth=2e3 * source.numel() / copy)
+
+
+@torch.no_grad()
+def wake(policy: RDTPolicy) -> None:
+    """Give the last layer of a fresh network weights: it starts with zeros, and all results would be equal."""
+    policy.model.final_layer.ffn_final.fc2.weight.normal_(std=0.02)
 
 
 def _once(call: Callable[[], object], device: torch.device) -> float:

@@ -81,12 +81,11 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
 def make_recordings(folder: Path, robot: Embodiment, episodes: int, steps: int) -> list[Path]:
     """ALOHA HDF5 of 640 x 480 JPEGs in which everything moves."""
     rng = np.random.default_rng(0)
-    grain = rng.normal(0, 6, (512, 672, 3))
-    coarse = np.kron(rng.uniform(40, 210, (16, 21, 3)), np.ones((32, 32, 1)))
+    scene = Scene(rng)
     paths = []
     for number in range(episodes):
         angles = np.cumsum(rng.normal(0, 0.01, (steps, robot.num_native)), axis=0)
-        images = {role: _film(coarse, grain, steps, rng) for role in CAMERA_ROLES}
+        images = {role: scene.film(steps, (480, 640), rng) for role in CAMERA_ROLES}
         paths.append(folder / f"episode_{number}.hdf5")
         write_episode(
             paths[-1],
@@ -99,13 +98,22 @@ def make_recordings(folder: Path, robot: Embodiment, episodes: int, steps: int) 
     return paths
 
 
-def _film(coarse: np.ndarray, grain: np.ndarray, steps: int, rng: np.random.Generator) -> np.ndarray:
-    frames = np.empty((steps, 480, 640, 3), dtype=np.uint8)
-    for frame in frames:
-        (top, left), (y, x) = rng.integers(0, 32, 2), rng.integers(0, 32, 2)
-        scene = coarse[top : top + 480, left : left + 640] + grain[y : y + 480, x : x + 640]
-        frame[...] = scene.clip(0, 255)
-    return frames
+class Scene:
+    """Pictures with texture and noise, so that a JPEG is as large as a camera's."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._grain = rng.normal(0, 6, (512, 672, 3))
+        self._coarse = np.kron(rng.uniform(40, 210, (16, 21, 3)), np.ones((32, 32, 1)))
+
+    def film(self, steps: int, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """Frames in which everything moves, uint8 (steps, height, width, 3) of up to 480 x 640."""
+        height, width = size
+        frames = np.empty((steps, height, width, 3), dtype=np.uint8)
+        for frame in frames:
+            (top, left), (y, x) = rng.integers(0, 32, 2), rng.integers(0, 32, 2)
+            seen = self._coarse[top : top + height, left : left + width] + self._grain[y : y + height, x : x + width]
+            frame[...] = seen.clip(0, 255)
+        return frames
 
 
 Draw = Callable[[int], object]

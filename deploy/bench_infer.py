@@ -7,7 +7,6 @@ sample five steps from the same noise and tokens, and must agree. Weights are ra
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 import time
 from dataclasses import replace
@@ -21,7 +20,7 @@ from torch import Tensor
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from data_pipeline.schema.types import Observation
-from deploy.bench import Peak, device_name, measure, measure_peak
+from deploy.bench import LANGUAGE_TOKENS, SIGLIP_SO400M, Peak, device_name, measure, measure_peak, wake
 from deploy.device import choose_device
 from deploy.engine import InferenceEngine
 from deploy.quantization import weight_bytes
@@ -35,19 +34,11 @@ from rdt.model.policy import RDTPolicy
 from rdt.model.presets import PRESETS, RDTConfig
 from rdt.train.checkpoint import Checkpoint
 from rdt.train.config import TrainConfig
+from rdt.train.progress import peak_memory_gb
 from rdt.visuomotor import VisuomotorPolicy
 
 PRESET_OF_SIZE = {"tiny": "rdt_tiny", "170m": "rdt_170m", "1b": "rdt_1b"}
-LANGUAGE_TOKENS = 32
 INSTRUCTION = "hand the red cube over from right to left"
-SIGLIP_SO400M = {
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 27,
-    "num_attention_heads": 16,
-    "image_size": 384,
-    "patch_size": 14,
-}
 
 
 def bench(args: argparse.Namespace) -> dict[str, Any]:
@@ -151,11 +142,8 @@ def _print_stages(engine: InferenceEngine, condition: Condition, noise: Tensor, 
 
 
 def _print_memory(policy: RDTPolicy, device: torch.device) -> dict[str, float]:
-    figures = {"weights [GB]": weight_bytes(policy) / 1e9}
-    if device.type == "cuda":
-        figures["peak allocated [GB]"] = torch.cuda.max_memory_allocated(device) / 1e9
-    else:
-        figures["peak resident [GB]"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    kind = "allocated" if device.type == "cuda" else "resident"
+    figures = {"weights [GB]": weight_bytes(policy) / 1e9, f"peak {kind} [GB]": peak_memory_gb(device)}
     print("\n" + "   ".join(f"{name} {value:.2f}" for name, value in figures.items()))
     return figures
 
@@ -188,8 +176,7 @@ def _print_whole_road(engine: InferenceEngine) -> dict[str, float]:
 def _random_policy(config: RDTConfig, device: torch.device, dtype: torch.dtype) -> RDTPolicy:
     with torch.device(device):
         policy = RDTPolicy(config).to(dtype).eval()
-    with torch.no_grad():  # 0 at first: all results would be equal
-        policy.model.final_layer.ffn_final.fc2.weight.normal_(std=0.02)
+    wake(policy)
     return policy
 
 

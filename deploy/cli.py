@@ -129,6 +129,44 @@ def build_parser() -> argparse.ArgumentParser:
     bench_data.add_argument("--samples", type=_POSITIVE, default=200, metavar="N", help="read in each of 4 rounds")
     bench_data.add_argument("--json", metavar="FILE", help="write the figures there too")
 
+    bench_train = bench_commands.add_parser(
+        "train",
+        help="one optimizer step of the shipped runs: a plain eager step against the trainer, alone and in ranks",
+    )
+    bench_train.add_argument("--size", choices=["tiny", "170m", "1b"], default="tiny", help="tiny is the quick start's")
+    bench_train.add_argument(
+        "--batch", type=_POSITIVE, metavar="N", help="samples of a rank; else 32, on a CPU 1 of 170m and 1b"
+    )
+    bench_train.add_argument(
+        "--micro-batch", type=_POSITIVE, default=0, metavar="N", help="in memory at once; else the whole batch"
+    )
+    bench_train.add_argument(
+        "--steps", type=_POSITIVE, metavar="N", help="counted in each row; else 20, on a CPU 3 of 170m and 1b"
+    )
+    bench_train.add_argument("--compile", action="store_true", help="a row with compiled blocks; the ranks' are too")
+    bench_train.add_argument("--optimizer", default="adamw", metavar="NAME", help="adamw, adamw8bit or adafactor")
+    bench_train.add_argument("--activation-checkpointing", action="store_true", help="of the blocks; not in plain")
+    bench_train.add_argument("--lora", type=_POSITIVE, default=0, metavar="RANK", help="train adapters of this rank")
+    bench_train.add_argument(
+        "--vision",
+        action=argparse.BooleanOptionalAction,
+        help="SigLIP so400m in the step; by default on a GPU",
+    )
+    bench_train.add_argument(
+        "--cameras",
+        type=float,
+        metavar="MEAN",
+        help="of three, in an episode; else all. The pre-training mixture has 1.63: the others show the background",
+    )
+    bench_train.add_argument(
+        "--ranks",
+        type=_POSITIVE,
+        metavar="N",
+        help="of the parallel rows; else all GPUs, or 2 of a CPU for tiny; 1: no such rows",
+    )
+    bench_train.add_argument("--json", metavar="FILE", help="write the figures there too")
+    _add_device(bench_train)
+
     commands.add_parser("doctor", help="versions, devices, rendering, extras: what is missing and how to get it")
     return parser
 

@@ -209,9 +209,9 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
     parts = [split_held_out(store, config.data.held_out_every) for store in stores]
     training = {part: weights[part.path] for part, _ in parts}
     held_out = {part: weights[part.path] for _, part in parts if len(part)}
-    statistics, randomisation = _fit_scaling(model, config, list(training), start, ranks.tell)
+    statistics, randomisation = fit_scaling(model, config, list(training), start, ranks.tell)
     adapt(model, config, ranks.tell)
-    device = _device(config, ranks)
+    device = rank_device(config, ranks)
     _tell_memory(config, device, ranks)
     model.to(device)
     if config.data.cache_features:
@@ -219,11 +219,13 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
             cached_features(model.condition, stores, out / FEATURES, device, ranks.tell)
         ranks.wait()
         model.condition.feature_cache = FeatureCache(out / FEATURES)
-    stream = _stream(config, model, training, unit, train=True)
-    loader = _loader(config, model, stream, randomisation, ranks)
+    stream = sample_stream(config, model, training, unit, train=True)
+    loader = batch_loader(config, model, stream, randomisation, ranks)
     validation = []
     if held_out:
-        validation_loader = _loader(config, model, _stream(config, model, held_out, unit, train=False), None, ranks)
+        validation_loader = batch_loader(
+            config, model, sample_stream(config, model, held_out, unit, train=False), None, ranks
+        )
         validation = [validation_loader(step) for step in range(VALIDATION_BATCHES)]
         validation_loader.close()
     generator = SampleGenerator(config.seed)
@@ -276,7 +278,7 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
         loader.close()
 
 
-def _device(config: TrainConfig, ranks: Ranks) -> torch.device:
+def rank_device(config: TrainConfig, ranks: Ranks) -> torch.device:
     """This rank's own."""
     device = choose_device(config.device)
     return torch.device("cuda", ranks.local_rank) if device.type == "cuda" and ranks.size > 1 else device
@@ -356,7 +358,7 @@ def _fixed(config: TrainConfig) -> dict:
     return {**plain, "data": {**plain["data"], **DATA_FREE_ON_RESUME}, **FREE_ON_RESUME}
 
 
-def _fit_scaling(
+def fit_scaling(
     model: VisuomotorPolicy,
     config: TrainConfig,
     parts: list[EpisodeSelection],
@@ -394,7 +396,7 @@ def _fit_scaling(
     return statistics, randomisation
 
 
-def _stream(
+def sample_stream(
     config: TrainConfig,
     model: VisuomotorPolicy,
     parts: dict[EpisodeSelection, float | None],
@@ -416,7 +418,7 @@ def _stream(
     )
 
 
-def _loader(
+def batch_loader(
     config: TrainConfig,
     model: VisuomotorPolicy,
     stream: SampleStream,

@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +18,7 @@ from rdt.train.loader import BatchLoader
 from rdt.train.progress import Pace, StepCost, peak_flops, picture_flops, progress_text, step_cost
 from tests.published import make_siglip
 
+ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
 
 
@@ -128,6 +133,13 @@ def test_an_encoder_outside_the_module_tree_is_counted_too(tmp_path):
     layer = 2 * tokens * (4 * width * width + 2 * width * mlp) + 4 * tokens * tokens * width
     by_hand = 2 * tokens * 3 * patch * patch * width + layers * layer
     assert picture_flops(vision, CPU) == pytest.approx(by_hand)
+
+
+def test_the_size_of_a_process_is_its_own_and_not_its_parents():
+    held = np.ones(10**8)  # 0.8 GB, beside torch
+    code = "import torch; from rdt.train.progress import peak_memory_gb; print(peak_memory_gb(torch.device('cpu')))"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert 0 < float(child.stdout) < progress.peak_memory_gb(CPU) - held.nbytes / 2e9
 
 
 def test_the_line_says_what_one_looks_for():
