@@ -24,7 +24,7 @@ from data_pipeline.conversion import convert
 from data_pipeline.mapping.mixtures import MixtureConfig, WeightUnit, match_stores, read_mixture
 from data_pipeline.recordings import RobotRecordings
 from data_pipeline.schema.embodiment import Embodiment, Kind
-from data_pipeline.schema.registry import find_config, read_yaml, unknown_name
+from data_pipeline.schema.registry import find_config, unknown_name
 from data_pipeline.schema.types import CAMERA_ROLES
 from data_pipeline.selection import EpisodeSelection, find_stores, split_held_out
 from data_pipeline.stats import Moments, SlotStats
@@ -40,8 +40,8 @@ from deploy.record import record_demonstrations
 from rdt.objective import DiffusionImitation
 from rdt.random import SampleGenerator
 from rdt.train.adapt import adapt
-from rdt.train.checkpoint import keep_earlier, load_trainer_state, save_checkpoint
-from rdt.train.config import TrainConfig, config_from_dict, differences, dump_config, load_config
+from rdt.train.checkpoint import keep_earlier, load_trainer_state, read_run, save_checkpoint
+from rdt.train.config import TrainConfig, differences, dump_config, load_config
 from rdt.train.gates import Gates, advice_before, mean_action_loss
 from rdt.train.loader import BatchLoader
 from rdt.train.loggers import check_loggers
@@ -294,8 +294,7 @@ def _check_run(config: TrainConfig, out: Path, robot: Embodiment, stores: list[E
             f"robot {robot.name!r} has cameras {list(robot.cameras)}: set condition.cameras to some of them"
         )
     if (out / CHECKPOINT).exists():
-        path = out / CHECKPOINT / "run.yaml"
-        before, now = map(_fixed, (config_from_dict(read_yaml(path), where=str(path)), config))
+        before, now = map(_fixed, (read_run(out / CHECKPOINT), config))
         changed = differences(before, now)
         if changed:
             raise ValueError(
