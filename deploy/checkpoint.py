@@ -21,6 +21,7 @@ from rdt.encoders.condition import ConditionConfig
 from rdt.model.manifest import verify
 from rdt.model.released import inspect_released, load_released, save_released
 from rdt.model.weights import WeightFormat
+from rdt.train.best import read_best
 from rdt.train.checkpoint import is_checkpoint, load_checkpoint, load_trainer_state, read_run, save_checkpoint
 from rdt.train.config import dump_config, load_config
 from rdt.visuomotor import VisuomotorPolicy
@@ -59,6 +60,8 @@ def inspect(path: str) -> str:
     if (folder / "trainer.pt").is_file():
         state = load_trainer_state(folder)
         lines.append(f"  trained   {state['step']} of {checkpoint.config.steps} steps, {state['train_seconds']:.0f} s")
+    if best := read_best(folder):
+        lines.append(f"  best      {best}")
     if (folder / "statistics.json").is_file():
         verify(folder, ("statistics.json",))
         statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))

@@ -5,12 +5,14 @@ OUT/metrics.jsonl                 the learning curve
 OUT/tensorboard/                  the same for TensorBoard
 OUT/plots/                        predicted beside recorded actions of held-out episodes
 OUT/checkpoint/                   the newest checkpoint
+OUT/best/                         the best by what was measured on the way, to act with
 OUT/checkpoints/                  the last ones, where the config keeps more than one
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +42,7 @@ from deploy.record import record_demonstrations
 from rdt.objective import DiffusionImitation
 from rdt.random import SampleGenerator
 from rdt.train.adapt import adapt
+from rdt.train.best import HELD_OUT, SUCCESS, BestSoFar, read_best
 from rdt.train.checkpoint import keep_earlier, load_trainer_state, read_run, save_checkpoint
 from rdt.train.config import TrainConfig, differences, dump_config, load_config
 from rdt.train.gates import Gates, advice_before, mean_action_loss
@@ -67,13 +70,14 @@ FREE_ON_RESUME = dict.fromkeys(
         "evaluate_episodes",
         "checkpoint_every",
         "parallel",
+        "keep_best",
         "keep_last",
     )
 )
 DATA_FREE_ON_RESUME = dict.fromkeys(("workers", "micro_batch_size", "max_bad_fraction", "bad_window"))
 """Settings that a resumed run may change, and those of its `data`."""
 
-DEMONSTRATIONS, STORE, CHECKPOINT, EARLIER = "demonstrations", "store", "checkpoint", "checkpoints"
+DEMONSTRATIONS, STORE, CHECKPOINT, BEST, EARLIER = "demonstrations", "store", "checkpoint", "best", "checkpoints"
 
 
 def command(args: argparse.Namespace) -> None:
@@ -151,7 +155,10 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
     """Train to the end, going on from `out/checkpoint` where there is one."""
     if ranks.is_first:
         recover_folder(out / CHECKPOINT)
+        recover_folder(out / BEST)
         remove_leftovers(out)
+        if not (out / CHECKPOINT).exists():
+            shutil.rmtree(out / BEST, ignore_errors=True)  # of a run that begins anew
     ranks.wait()
     robot = _robot(config)
     weights, unit = _weighted_stores(config, out)
@@ -187,13 +194,27 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
         own = errors.of(np.isin(errors.store, described))
         return {**sampling_figures(errors, [part.path.name for part in held_out]), **joint_figures(own, robot)}
 
+    def deployable(trainer: Trainer) -> VisuomotorPolicy | None:
+        deployed = trainer.deployed_copy()  # of all ranks together
+        return merged(deployed) if deployed is not None and config.lora.rank else deployed
+
     def save(trainer: Trainer) -> None:
-        state, deployed = trainer.state_dict(), trainer.deployed_copy()  # of all ranks together
+        state, deployed = trainer.state_dict(), deployable(trainer)
         if deployed is not None:
-            deployed = merged(deployed) if config.lora.rank else deployed
             save_checkpoint(out / CHECKPOINT, deployed, robot, config, statistics, state)
             keep_earlier(out / CHECKPOINT, out / EARLIER, trainer.step, config.keep_last)
         ranks.wait()
+
+    best = BestSoFar(SUCCESS if config.evaluate_every else HELD_OUT, read_best(out / BEST))
+
+    def keep_best(trainer: Trainer, figures: dict[str, float]) -> None:
+        found = best.improved(figures, trainer.step) if ranks.is_first else None  # trials are known to the first alone
+        if ranks.any(found is not None):
+            deployed = deployable(trainer)
+            if deployed is not None:
+                save_checkpoint(out / BEST, deployed, robot, config, statistics, best=found)
+                best.best = found
+            ranks.wait()
 
     measures = [Measure(config.validate_every, validate)] if validation else []
     plotted = plotted_episodes(part for part in held_out if part.store.is_of(robot)) if config.plot_every else []
@@ -218,6 +239,7 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
         measures=measures,
         gates=gates,
         save=save,
+        keep_best=keep_best if config.keep_best and (validation or config.evaluate_every) else None,
         describe=stream.describe,
         ranks=ranks,
     )
@@ -227,6 +249,8 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
         trainer.run()
     finally:
         loader.close()
+    if trainer.keep_best and best.best is not None and best.best.step != trainer.step:
+        ranks.tell(f"the best checkpoint is that of {best.best}: {out / BEST}")
 
 
 def _device(config: TrainConfig, ranks: Ranks) -> torch.device:

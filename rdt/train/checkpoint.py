@@ -6,12 +6,14 @@
     run.yaml                         resolved training config
     robot.yaml                       embodiment
     statistics.json                  per-slot statistics of the training data
+    best.json                        of a best checkpoint, its step and what was measured (`rdt/train/best.py`)
     trainer.pt                       step, optimizer, schedule, online weights, moving average
     checksums.json                   sizes and checksums of all of these (`rdt/model/manifest.py`)
 
 Statistics and the trainer's state are absent where nothing was trained here: a released network with a robot and
-encoders. The folder appears whole or not at all, and what is read of it is compared with its checksums first; an older
-folder without them opens too. Tensors are read with safetensors or `weights_only`, never unpickled.
+encoders; the state also where it is only to act, as in a best one. The folder appears whole or not at all, and what is
+read of it is compared with its checksums first; an older folder without them opens too. Tensors are read with
+safetensors or `weights_only`, never unpickled.
 """
 
 from __future__ import annotations
@@ -30,13 +32,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
-from data_pipeline.atomic import atomic_folder
+from data_pipeline.atomic import atomic_folder, write_json
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import read_yaml
 from rdt.encoders.t5 import CachedT5
 from rdt.encoders.text_cache import embeddings_bytes, read_embeddings
 from rdt.model.manifest import verify, write_manifest
 from rdt.model.released import load_released, save_released
+from rdt.train.best import BEST_FILE, Best
 from rdt.train.config import TrainConfig, config_from_dict, dump_config
 from rdt.visuomotor import VisuomotorPolicy
 
@@ -60,6 +63,7 @@ def save_checkpoint(
     config: TrainConfig,
     statistics: dict[str, Any] | None = None,
     trainer_state: dict[str, Any] | None = None,
+    best: Best | None = None,
 ) -> None:
     """Write a checkpoint folder, replacing an older one only once the new one is complete."""
     with atomic_folder(folder, replace=True) as temporary:
@@ -73,6 +77,8 @@ def save_checkpoint(
         (temporary / "robot.yaml").write_text(yaml.safe_dump(robot.to_dict(), sort_keys=False), encoding="utf-8")
         if statistics is not None:
             (temporary / "statistics.json").write_text(json.dumps(statistics, indent=1), encoding="utf-8")
+        if best is not None:
+            write_json(temporary / BEST_FILE, best.to_dict())
         if trainer_state is not None:
             with (temporary / "trainer.pt").open("wb") as opened:  # a full disk is then the system's own error
                 torch.save(trainer_state, opened)
