@@ -22,7 +22,7 @@ from rdt.model.manifest import verify
 from rdt.model.released import inspect_released, load_released, save_released
 from rdt.model.weights import WeightFormat
 from rdt.train.best import read_best
-from rdt.train.checkpoint import is_checkpoint, load_checkpoint, load_trainer_state, read_run, save_checkpoint
+from rdt.train.checkpoint import is_checkpoint, load_checkpoint, read_progress, read_run, save_checkpoint
 from rdt.train.config import dump_config, load_config
 from rdt.visuomotor import VisuomotorPolicy
 
@@ -57,9 +57,8 @@ def inspect(path: str) -> str:
         f"  {name:9s} {sum(p.numel() for p in module.parameters()):,} parameters" for name, module in counts.items()
     ]
     lines.append(f"  chunk     {checkpoint.model.horizon} actions at {checkpoint.robot.rate_hz:g} Hz")
-    if (folder / "trainer.pt").is_file():
-        state = load_trainer_state(folder)
-        lines.append(f"  trained   {state['step']} of {checkpoint.config.steps} steps, {state['train_seconds']:.0f} s")
+    if progress := read_progress(folder):
+        lines.append(f"  trained   {progress[0]} of {checkpoint.config.steps} steps, {progress[1]:.0f} s")
     if best := read_best(folder):
         lines.append(f"  best      {best}")
     if (folder / "statistics.json").is_file():

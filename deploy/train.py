@@ -43,7 +43,7 @@ from rdt.objective import DiffusionImitation
 from rdt.random import SampleGenerator
 from rdt.train.adapt import adapt
 from rdt.train.best import HELD_OUT, SUCCESS, BestSoFar, read_best
-from rdt.train.checkpoint import keep_earlier, load_trainer_state, read_run, save_checkpoint
+from rdt.train.checkpoint import keep_earlier, read_run, resume, save_checkpoint
 from rdt.train.config import TrainConfig, differences, dump_config, load_config
 from rdt.train.gates import Gates, advice_before, mean_action_loss
 from rdt.train.loader import BatchLoader
@@ -199,22 +199,19 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
         return merged(deployed) if deployed is not None and config.lora.rank else deployed
 
     def save(trainer: Trainer) -> None:
-        state, deployed = trainer.state_dict(), deployable(trainer)
-        if deployed is not None:
-            save_checkpoint(out / CHECKPOINT, deployed, robot, config, statistics, state)
-            keep_earlier(out / CHECKPOINT, out / EARLIER, trainer.step, config.keep_last)
-        ranks.wait()
+        state, deployed = trainer.state_dict(whole=not trainer.shards), deployable(trainer)
+        save_checkpoint(out / CHECKPOINT, deployed, robot, config, statistics, state, ranks=ranks)
+        with ranks.together():
+            if ranks.is_first:
+                keep_earlier(out / CHECKPOINT, out / EARLIER, trainer.step, config.keep_last)
 
     best = BestSoFar(SUCCESS if config.evaluate_every else HELD_OUT, read_best(out / BEST))
 
     def keep_best(trainer: Trainer, figures: dict[str, float]) -> None:
         found = best.improved(figures, trainer.step) if ranks.is_first else None  # trials are known to the first alone
         if ranks.any(found is not None):
-            deployed = deployable(trainer)
-            if deployed is not None:
-                save_checkpoint(out / BEST, deployed, robot, config, statistics, best=found)
-                best.best = found
-            ranks.wait()
+            save_checkpoint(out / BEST, deployable(trainer), robot, config, statistics, best=found, ranks=ranks)
+            best.best = found
 
     measures = [Measure(config.validate_every, validate)] if validation else []
     plotted = plotted_episodes(part for part in held_out if part.store.is_of(robot)) if config.plot_every else []
@@ -244,7 +241,7 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
         ranks=ranks,
     )
     if (out / CHECKPOINT).exists():
-        trainer.load_state_dict(load_trainer_state(out / CHECKPOINT))
+        resume(trainer, out / CHECKPOINT, ranks)
     try:
         trainer.run()
     finally:

@@ -7,7 +7,8 @@
     robot.yaml                       embodiment
     statistics.json                  per-slot statistics of the training data
     best.json                        of a best checkpoint, its step and what was measured (`rdt/train/best.py`)
-    trainer.pt                       step, optimizer, schedule, online weights, moving average
+    trainer.pt                       step, optimizer, schedule, online weights, moving average; where ranks share the
+    trainer/                         model, the same in shards instead (`rdt/train/sharded.py`)
     checksums.json                   sizes and checksums of all of these (`rdt/model/manifest.py`)
 
 Statistics and the trainer's state are absent where nothing was trained here: a released network with a robot and
@@ -37,10 +38,13 @@ from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import read_yaml
 from rdt.encoders.t5 import CachedT5
 from rdt.encoders.text_cache import embeddings_bytes, read_embeddings
-from rdt.model.manifest import verify, write_manifest
+from rdt.model.manifest import Entry, verify, write_manifest
 from rdt.model.released import load_released, save_released
 from rdt.train.best import BEST_FILE, Best
 from rdt.train.config import TrainConfig, config_from_dict, dump_config
+from rdt.train.parallel import ALONE, Ranks
+from rdt.train.sharded import SHARDS, has_shares, load_shards, read_plain, save_shards, shared_folder
+from rdt.train.trainer import Trainer
 from rdt.visuomotor import VisuomotorPolicy
 
 RUN_FILE = "run.yaml"
@@ -58,15 +62,26 @@ class Checkpoint:
 
 def save_checkpoint(
     folder: str | Path,
-    model: VisuomotorPolicy,
+    model: VisuomotorPolicy | None,
     robot: Embodiment,
     config: TrainConfig,
     statistics: dict[str, Any] | None = None,
     trainer_state: dict[str, Any] | None = None,
     best: Best | None = None,
+    ranks: Ranks = ALONE,
 ) -> None:
-    """Write a checkpoint folder, replacing an older one only once the new one is complete."""
-    with atomic_folder(folder, replace=True) as temporary:
+    """Write a checkpoint folder, replacing an older one only once the new one is complete.
+
+    Several ranks all call it, the first with the whole model, others with None; it fails on all of them or on none.
+    Where `trainer_state` is that of shared tensors, every rank writes its own part.
+    """
+    with shared_folder(Path(folder), ranks) as temporary:
+        shards: dict[str, Entry] = {}
+        if trainer_state is not None and has_shares(trainer_state):
+            shards = save_shards(temporary, trainer_state, ranks)
+            trainer_state = None
+        if model is None:
+            return
         save_released(model.policy, temporary)
         tensors = {name: t.detach().cpu().contiguous() for name, t in model.condition.state_dict().items()}
         (temporary / "condition.safetensors").write_bytes(safetensors_bytes(tensors))
@@ -82,7 +97,7 @@ def save_checkpoint(
         if trainer_state is not None:
             with (temporary / "trainer.pt").open("wb") as opened:  # a full disk is then the system's own error
                 torch.save(trainer_state, opened)
-        write_manifest(temporary)
+        write_manifest(temporary, shards)
 
 
 def keep_earlier(folder: str | Path, earlier: str | Path, step: int, count: int) -> None:
@@ -94,8 +109,11 @@ def keep_earlier(folder: str | Path, earlier: str | Path, step: int, count: int)
         return
     kept = Path(earlier) / f"step_{step:08d}"
     with atomic_folder(kept, replace=True) as temporary:
-        for file in Path(folder).iterdir():
-            os.link(file, temporary / file.name)
+        for file in Path(folder).rglob("*"):
+            if file.is_file():
+                linked = temporary / file.relative_to(folder)
+                linked.parent.mkdir(exist_ok=True)
+                os.link(file, linked)
     for old in sorted(Path(earlier).glob("step_*"))[:-count]:
         shutil.rmtree(old)
 
@@ -142,8 +160,33 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> C
     )
 
 
+def resume(trainer: Trainer, folder: str | Path, ranks: Ranks = ALONE) -> None:
+    """Go on where the run that wrote the checkpoint stopped, with whatever number of ranks and mode either has.
+
+    Raises `ValueError` for a missing or damaged file, and for the state of another run.
+    """
+    folder = Path(folder)
+    if (folder / SHARDS).is_dir():
+        state = load_shards(folder, trainer.state_dict(whole=False), ranks)
+        trainer.load_state_dict(state, whole=False)
+    else:
+        trainer.load_state_dict(load_trainer_state(folder))
+
+
+def read_progress(folder: str | Path) -> tuple[int, float] | None:
+    """Steps and seconds that a checkpoint was trained; None where it has no trainer's state."""
+    folder = Path(folder)
+    if (folder / SHARDS).is_dir():
+        state = read_plain(folder)
+    elif (folder / "trainer.pt").is_file():
+        state = load_trainer_state(folder)
+    else:
+        return None
+    return state["step"], state["train_seconds"]
+
+
 def load_trainer_state(folder: str | Path) -> dict[str, Any]:
-    """The state that `Trainer.load_state_dict` takes. Raises `ValueError` for a missing or damaged file."""
+    """The whole state that `Trainer.load_state_dict` takes. Raises `ValueError` for a missing or damaged file."""
     path = Path(folder) / "trainer.pt"
     verify(path.parent, (path.name,))
     try:

@@ -34,13 +34,14 @@ from rdt.train.parallel import (
     ALONE,
     Ranks,
     gradients_kept,
-    load_whole_optimizer_state,
-    load_whole_state,
+    is_shared,
+    load_model_state,
+    load_optimizer_state,
+    model_state,
+    optimizer_state,
     parallelize,
     unshared,
     whole,
-    whole_optimizer_state,
-    whole_state,
 )
 from rdt.train.progress import Pace, progress_text, step_cost
 from rdt.visuomotor import VisuomotorPolicy
@@ -115,7 +116,7 @@ class Trainer:
         """`deployed` as one whole, on the first rank; all have to ask."""
         if self.ranks.size == 1:
             return self.deployed
-        state = whole_state(self.deployed)
+        state = model_state(self.deployed, whole=True)
         if self._plain is not None:
             self._plain.load_state_dict(state)
         return self._plain
@@ -182,28 +183,43 @@ class Trainer:
                     self.save(self)
                 raise
 
-    def state_dict(self) -> dict:
-        """All that a resumed run needs beside the config, whole, on the first rank; all have to ask."""
+    @property
+    def shards(self) -> bool:
+        """Whether a checkpoint of it is written in shards, so that no rank needs room for the whole."""
+        # states in eight bits are tensors of torchao's own, which the files of shards do not know
+        return is_shared(self.model) and self.config.optim.name != "adamw8bit"
+
+    def state_dict(self, *, whole: bool = True) -> dict[str, Any]:
+        """All that a resumed run needs beside the config; all ranks have to ask.
+
+        It is complete on the first rank; without `whole` every rank has its own part of shared tensors, and the
+        tensors are the trainer's own.
+        """
         average = self.average
         return {
             "step": self.step,
             "row": self.row,
             "train_seconds": self.train_seconds,
-            "model": whole_state(self.model),
-            "optimizer": whole_optimizer_state(self.model, self.optimizer),
+            "model": model_state(self.model, whole=whole),
+            "optimizer": optimizer_state(self.model, self.optimizer, whole=whole),
             "schedule": self.schedule.state_dict(),
-            "average": {"module": whole_state(average.module), "count": int(average.n_averaged)} if average else None,
+            "average": (
+                {"module": model_state(average.module, whole=whole), "count": int(average.n_averaged)}
+                if average
+                else None
+            ),
         }
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
+        """The inverse of `state_dict`; every rank gives the whole, or its own part."""
         self.step = state["step"]
         self.row = state.get("row")  # older states have none
         self.train_seconds = state["train_seconds"]
-        load_whole_state(self.model, state["model"])
-        load_whole_optimizer_state(self.model, self.optimizer, state["optimizer"])
+        load_model_state(self.model, state["model"], whole=whole)
+        load_optimizer_state(self.model, self.optimizer, state["optimizer"], whole=whole)
         self.schedule.load_state_dict(state["schedule"])
         if self.average:
-            load_whole_state(self.average.module, state["average"]["module"])
+            load_model_state(self.average.module, state["average"]["module"], whole=whole)
             self.average.n_averaged.fill_(state["average"]["count"])
 
     def _train_step(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -271,9 +287,9 @@ class Trainer:
                 continue
             # a share is no model to save or to move; of DDP every rank has the whole
             model = self.deployed_copy() if self._shared is self.model else self.deployed
-            if model is not None and self.ranks.is_first:
-                figures |= measure.of(model.eval(), self.step)
-            self.ranks.wait()
+            with self.ranks.together():
+                if model is not None and self.ranks.is_first:
+                    figures |= measure.of(model.eval(), self.step)
         self.measured |= figures
         return figures
 
