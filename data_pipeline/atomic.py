@@ -23,6 +23,7 @@ _SUFFIX = ".tmp"
 _ADVICE = {
     errno.ENOSPC: "the disk is full: free some space or choose another place",
     errno.EDQUOT: "the disk quota is used up: free some space or choose another place",
+    errno.EFBIG: "no file may be that large here (the file system, or ulimit -f): choose another place",
     errno.EROFS: "the file system is read-only: choose another place",
     errno.EACCES: "the folder must be writable: change its permissions or choose another place",
     errno.EPERM: "the folder must be writable: change its permissions or choose another place",

@@ -24,12 +24,13 @@ from data_pipeline.selection import find_stores, split_held_out
 from data_pipeline.storage import EpisodeStore
 from deploy.bench import wake
 from deploy.device import choose_device
-from deploy.train import batch_loader, fit_scaling, rank_device, sample_stream
+from deploy.train import rank_device
 from rdt.batch import Batch, micro_batches, to_device
 from rdt.objective import DiffusionImitation, Objective, imitation_loss
 from rdt.random import SampleGenerator
 from rdt.train.adapt import adapt
 from rdt.train.config import TrainConfig, load_config
+from rdt.train.data import batch_loader, fit_scaling, sample_stream
 from rdt.train.parallel import Ranks, joined_ranks
 from rdt.train.progress import StepCost, peak_memory_gb
 from rdt.train.start import network_config

@@ -18,9 +18,11 @@ from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from deploy.robot import explain
 from rdt.encoders.condition import ConditionConfig
+from rdt.model.manifest import verify
 from rdt.model.released import inspect_released, load_released, save_released
 from rdt.model.weights import WeightFormat
-from rdt.train.checkpoint import RUN_FILE, is_checkpoint, load_checkpoint, load_trainer_state, save_checkpoint
+from rdt.train.best import read_best
+from rdt.train.checkpoint import is_checkpoint, load_checkpoint, read_progress, read_run, save_checkpoint
 from rdt.train.config import dump_config, load_config
 from rdt.visuomotor import VisuomotorPolicy
 
@@ -55,10 +57,12 @@ def inspect(path: str) -> str:
         f"  {name:9s} {sum(p.numel() for p in module.parameters()):,} parameters" for name, module in counts.items()
     ]
     lines.append(f"  chunk     {checkpoint.model.horizon} actions at {checkpoint.robot.rate_hz:g} Hz")
-    if (folder / "trainer.pt").is_file():
-        state = load_trainer_state(folder)
-        lines.append(f"  trained   {state['step']} of {checkpoint.config.steps} steps, {state['train_seconds']:.0f} s")
+    if progress := read_progress(folder):
+        lines.append(f"  trained   {progress[0]} of {checkpoint.config.steps} steps, {progress[1]:.0f} s")
+    if best := read_best(folder):
+        lines.append(f"  best      {best}")
     if (folder / "statistics.json").is_file():
+        verify(folder, ("statistics.json",))
         statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
         lines.append(
             f"  learnt    {statistics['num_episodes']} episodes, {statistics['num_steps']} steps; "
@@ -125,7 +129,7 @@ def _cameras_of(source: str) -> tuple[str, ...] | None:
     """The order of cameras that a checkpoint of ours was trained with; a released one keeps to the usual order."""
     if not is_checkpoint(source):
         return None
-    return load_config(Path(source) / RUN_FILE).condition.cameras
+    return read_run(source).condition.cameras
 
 
 def _check_unscaled(condition: ConditionConfig) -> None:

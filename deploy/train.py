@@ -6,12 +6,14 @@ OUT/tensorboard/                  the same for TensorBoard
 OUT/plots/                        predicted beside recorded actions of held-out episodes
 OUT/features/                     what a frozen vision encoder makes of the pictures, where the config caches it
 OUT/checkpoint/                   the newest checkpoint
+OUT/best/                         the best by what was measured on the way, to act with
 OUT/checkpoints/                  the last ones, where the config keeps more than one
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -23,16 +25,13 @@ import yaml
 
 from data_pipeline.atomic import check_writable, recover_folder, remove_leftovers
 from data_pipeline.conversion import convert
-from data_pipeline.mapping.mixtures import MixtureConfig, WeightUnit, match_stores, read_mixture
 from data_pipeline.recordings import RobotRecordings
-from data_pipeline.schema.embodiment import Embodiment, Kind
-from data_pipeline.schema.registry import find_config, read_yaml, shipped_configs, unknown_name
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.registry import find_config, shipped_configs, unknown_name
 from data_pipeline.schema.types import CAMERA_ROLES
-from data_pipeline.selection import EpisodeSelection, find_stores, split_held_out
-from data_pipeline.stats import Moments, SlotStats
+from data_pipeline.selection import split_held_out
+from data_pipeline.stats import SlotStats
 from data_pipeline.storage import EpisodeStore
-from data_pipeline.stream import SampleStream
-from data_pipeline.transforms.randomise import Randomisation
 from data_pipeline.workers import num_workers
 from deploy.data.progress import progress_bar
 from deploy.device import choose_device, memory_bytes
@@ -43,17 +42,18 @@ from rdt.encoders.feature_cache import FeatureCache
 from rdt.objective import DiffusionImitation
 from rdt.random import SampleGenerator
 from rdt.train.adapt import adapt
-from rdt.train.checkpoint import keep_earlier, load_trainer_state, save_checkpoint
-from rdt.train.config import TrainConfig, config_from_dict, differences, dump_config, load_config
+from rdt.train.best import HELD_OUT, SUCCESS, BestSoFar, read_best
+from rdt.train.checkpoint import keep_earlier, read_progress, read_run, resume, save_checkpoint
+from rdt.train.config import TrainConfig, differences, dump_config, load_config
+from rdt.train.data import batch_loader, fit_scaling, sample_stream, weighted_stores
 from rdt.train.features import cached_features
 from rdt.train.gates import Gates, advice_before, mean_action_loss
-from rdt.train.loader import BatchLoader
 from rdt.train.loggers import check_loggers
 from rdt.train.lora import merged
 from rdt.train.memory import advice, run_memory
 from rdt.train.metrics import joint_figures, measure, sampling_figures
 from rdt.train.parallel import ALONE, Ranks, joined_ranks
-from rdt.train.start import Start, check_statistics, keeps_scaling, load_start, network_config, open_start
+from rdt.train.start import Start, load_start, network_config, open_start
 from rdt.train.trainer import Measure, Trainer
 from rdt.visuomotor import VisuomotorPolicy
 from robot_drivers.sim.scene import load_scene
@@ -71,19 +71,15 @@ FREE_ON_RESUME = dict.fromkeys(
         "evaluate_episodes",
         "checkpoint_every",
         "parallel",
+        "keep_best",
         "keep_last",
     )
 )
 DATA_FREE_ON_RESUME = dict.fromkeys(("workers", "micro_batch_size", "max_bad_fraction", "bad_window"))
 """Settings that a resumed run may change, and those of its `data`."""
 
-DEMONSTRATIONS, STORE, CHECKPOINT, EARLIER, FEATURES = (
-    "demonstrations",
-    "store",
-    "checkpoint",
-    "checkpoints",
-    "features",
-)
+DEMONSTRATIONS, STORE, FEATURES = "demonstrations", "store", "features"
+CHECKPOINT, BEST, EARLIER = "checkpoint", "best", "checkpoints"
 
 
 def command(args: argparse.Namespace) -> None:
@@ -118,7 +114,8 @@ def runs(config: TrainConfig) -> list[TrainConfig]:
     before = replace(load_config(shipped[name]), device=config.device, parallel=config.parallel)
     checkpoint = Path(before.out) / CHECKPOINT
     config = replace(config, start_from=str(checkpoint))
-    finished = checkpoint.exists() and load_trainer_state(checkpoint)["step"] >= before.steps
+    progress = read_progress(checkpoint) if checkpoint.exists() else None
+    finished = progress is not None and progress[0] >= before.steps
     needed = not finished and not (Path(config.out) / CHECKPOINT).exists()
     return [*runs(before), config] if needed else [config]
 
@@ -193,10 +190,14 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
     """Train to the end, going on from `out/checkpoint` where there is one."""
     if ranks.is_first:
         recover_folder(out / CHECKPOINT)
+        recover_folder(out / BEST)
         remove_leftovers(out)
+        if not (out / CHECKPOINT).exists():
+            shutil.rmtree(out / BEST, ignore_errors=True)  # of a run that begins anew
     ranks.wait()
     robot = _robot(config)
-    weights, unit = _weighted_stores(config, out)
+    recorded = [out / STORE] if config.demonstrations.per_task else []
+    weights, unit = weighted_stores(config.data, recorded, ranks.tell)
     stores = [EpisodeStore.open(path) for path in weights]
     _check_run(config, out, robot, stores)
     torch.manual_seed(config.seed)
@@ -236,13 +237,24 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
         own = errors.of(np.isin(errors.store, described))
         return {**sampling_figures(errors, [part.path.name for part in held_out]), **joint_figures(own, robot)}
 
+    def deployable(trainer: Trainer) -> VisuomotorPolicy | None:
+        deployed = trainer.deployed_copy()  # of all ranks together
+        return merged(deployed) if deployed is not None and config.lora.rank else deployed
+
     def save(trainer: Trainer) -> None:
-        state, deployed = trainer.state_dict(), trainer.deployed_copy()  # of all ranks together
-        if deployed is not None:
-            deployed = merged(deployed) if config.lora.rank else deployed
-            save_checkpoint(out / CHECKPOINT, deployed, robot, config, statistics, state)
-            keep_earlier(out / CHECKPOINT, out / EARLIER, trainer.step, config.keep_last)
-        ranks.wait()
+        state, deployed = trainer.state_dict(whole=not trainer.shards), deployable(trainer)
+        save_checkpoint(out / CHECKPOINT, deployed, robot, config, statistics, state, ranks=ranks)
+        with ranks.together():
+            if ranks.is_first:
+                keep_earlier(out / CHECKPOINT, out / EARLIER, trainer.step, config.keep_last)
+
+    best = BestSoFar(SUCCESS if config.evaluate_every else HELD_OUT, read_best(out / BEST))
+
+    def keep_best(trainer: Trainer, figures: dict[str, float]) -> None:
+        found = best.improved(figures, trainer.step) if ranks.is_first else None  # trials are known to the first alone
+        if ranks.any(found is not None):
+            save_checkpoint(out / BEST, deployable(trainer), robot, config, statistics, best=found, ranks=ranks)
+            best.best = found
 
     measures = [Measure(config.validate_every, validate)] if validation else []
     plotted = plotted_episodes(part for part in held_out if part.store.is_of(robot)) if config.plot_every else []
@@ -267,15 +279,18 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
         measures=measures,
         gates=gates,
         save=save,
+        keep_best=keep_best if config.keep_best and (validation or config.evaluate_every) else None,
         describe=stream.describe,
         ranks=ranks,
     )
     if (out / CHECKPOINT).exists():
-        trainer.load_state_dict(load_trainer_state(out / CHECKPOINT))
+        resume(trainer, out / CHECKPOINT, ranks)
     try:
         trainer.run()
     finally:
         loader.close()
+    if trainer.keep_best and best.best is not None and best.best.step != trainer.step:
+        ranks.tell(f"the best checkpoint is that of {best.best}: {out / BEST}")
 
 
 def rank_device(config: TrainConfig, ranks: Ranks) -> torch.device:
@@ -302,27 +317,6 @@ def _open_start(config: TrainConfig, out: Path, report: Callable[[str], None]) -
     return open_start(config, _robot(config), report)
 
 
-def _weighted_stores(config: TrainConfig, out: Path) -> tuple[dict[Path, float | None], WeightUnit]:
-    """The stores that the config names, each with its weight or all without, and what a weight counts."""
-    data = config.data
-    paths = [path for named in data.stores for path in find_stores(named)]
-    paths += [out / STORE] if config.demonstrations.per_task else []
-    if data.mixture is not None:
-        mixture = read_mixture(find_config("datasets/mixtures", data.mixture))
-    elif data.weights is not None:
-        mixture = MixtureConfig("data.weights", data.weights, "step")
-    else:
-        return dict.fromkeys(paths), data.weight_unit or "step"
-    matched = match_stores(mixture, paths, skip_missing=data.mixture_missing == "skip")
-    for what, names in (
-        ("datasets without a store", matched.missing),
-        ("stores that it does not name", matched.unread),
-    ):
-        if names:
-            print(f"mixture {mixture.name!r} goes without {what}: {', '.join(names)}")
-    return dict(matched.stores), data.weight_unit or mixture.weight_unit
-
-
 def _check_run(config: TrainConfig, out: Path, robot: Embodiment, stores: list[EpisodeStore]) -> None:
     """Refuse what would train the wrong thing: no data, another robot's data, another run's checkpoint."""
     if not stores:
@@ -343,8 +337,7 @@ def _check_run(config: TrainConfig, out: Path, robot: Embodiment, stores: list[E
             f"robot {robot.name!r} has cameras {list(robot.cameras)}: set condition.cameras to some of them"
         )
     if (out / CHECKPOINT).exists():
-        path = out / CHECKPOINT / "run.yaml"
-        before, now = map(_fixed, (config_from_dict(read_yaml(path), where=str(path)), config))
+        before, now = map(_fixed, (read_run(out / CHECKPOINT), config))
         changed = differences(before, now)
         if changed:
             raise ValueError(
@@ -356,86 +349,3 @@ def _fixed(config: TrainConfig) -> dict:
     """The settings that a resumed run may not change, as plain types."""
     plain = yaml.safe_load(dump_config(config))
     return {**plain, "data": {**plain["data"], **DATA_FREE_ON_RESUME}, **FREE_ON_RESUME}
-
-
-def fit_scaling(
-    model: VisuomotorPolicy,
-    config: TrainConfig,
-    parts: list[EpisodeSelection],
-    start: Start | None,
-    report: Callable[[str], None],
-) -> tuple[dict, Randomisation]:
-    """Statistics of the training episodes, fitted into the model's scaling where the config asks for it.
-
-    Raises `ValueError` where they do not fit the scaling of a start.
-
-    With them comes what training does to an observation, in which a store's mean state stands for a hidden one.
-    """
-    statistics: dict = {
-        "num_episodes": sum(len(part) for part in parts),
-        "num_steps": sum(sum(part.episode_lengths) for part in parts),
-    }
-    kinds: tuple[Kind, ...] = ("state", "action")
-    moments = {kind: [part.moments(kind) for part in parts] for kind in kinds}
-    for kind in kinds:
-        stats = sum(moments[kind], Moments.zero()).finish()
-        statistics[kind] = stats.to_dict()
-        if start:
-            check_statistics(start, config, kind, stats, report)
-        if config.condition.scaling == "min_max" and not keeps_scaling(start, config):
-            model.condition.scaling.fit_min_max(kind, stats.min, stats.max, stats.count > 0)
-    randomisation = Randomisation(
-        config.seed,
-        config.condition.image_history,
-        dropout=config.data.dropout,
-        mean_states=np.stack([of_store.finish().mean for of_store in moments["state"]]),
-        random_shift_px=config.data.random_shift_px,
-        state_noise_snr_db=config.data.state_noise_snr_db,
-        augment=config.data.augment if config.data.augment.probability else None,
-    )
-    return statistics, randomisation
-
-
-def sample_stream(
-    config: TrainConfig,
-    model: VisuomotorPolicy,
-    parts: dict[EpisodeSelection, float | None],
-    unit: WeightUnit,
-    *,
-    train: bool,
-) -> SampleStream:
-    weights = [weight for weight in parts.values() if weight is not None]
-    return SampleStream(
-        list(parts),
-        seed=config.seed,
-        horizon=model.horizon,
-        image_history=config.condition.image_history,
-        cameras=config.condition.cameras,
-        weights=weights or None,
-        weight_unit=unit,
-        start_fraction=config.data.start_fraction if train else 0.0,
-        start_steps=config.data.start_steps,
-    )
-
-
-def batch_loader(
-    config: TrainConfig,
-    model: VisuomotorPolicy,
-    stream: SampleStream,
-    randomisation: Randomisation | None,
-    ranks: Ranks,
-) -> BatchLoader:
-    """Of training, or without a randomisation of validation."""
-    data = config.data
-    return BatchLoader(
-        stream,
-        model.condition,
-        data.batch_size,
-        randomisation=randomisation,
-        workers=data.workers if randomisation is not None else 0,
-        rank=ranks.rank,
-        world_size=ranks.size,
-        with_state_norm=randomisation is None,
-        max_bad_fraction=data.max_bad_fraction,
-        bad_window=data.bad_window,
-    )

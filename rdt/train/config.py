@@ -105,6 +105,7 @@ class TrainConfig:
     device: str = "auto"  # auto | cpu | cuda
     precision: Precision = "auto"  # of the arithmetic, weights stay float32; auto: bfloat16 on a GPU, else float32
     parallel: ParallelMode = "auto"  # under torchrun: ddp, fsdp, hsdp; auto: ddp
+    keep_best: bool = True  # in best/, by success in trials, else by the error of held-out episodes; without: nothing
     keep_last: int = 1  # checkpoints that are kept: the newest in checkpoint/, more than one in checkpoints/
 
     def __post_init__(self) -> None:

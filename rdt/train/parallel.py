@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -32,9 +32,14 @@ from torch.optim import Optimizer
 from rdt.model.layers import Block
 from rdt.visuomotor import VisuomotorPolicy
 
+T = TypeVar("T")
 ParallelMode = Literal["auto", "ddp", "fsdp", "hsdp"]
 _PATIENCE = timedelta(hours=12)  # one rank converts data while the others wait
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class RankError(RuntimeError):
+    """Another rank has failed, or ended; the message says which and why as far as it is known."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +82,46 @@ class Ranks:
         if self.size > 1:
             dist.barrier()
 
+    def gathered(self, value: T) -> list[T]:
+        """What each rank has, in their order, known to all."""
+        if self.size == 1:
+            return [value]
+        values: list[T] = [value] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Ends when it has ended on all ranks; what one fails at fails on all, so nobody waits for who has left.
+
+        Another's failure is a `RankError` that says which rank's. Within, a rank asks others only by what fails alike.
+        """
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        first_hand = None if isinstance(failure, RankError) else failure
+        told = self.gathered(None if first_hand is None else str(first_hand) or type(first_hand).__name__)
+        if first_hand is not None:
+            raise first_hand
+        for rank, message in enumerate(told):
+            if message is not None:
+                raise RankError(f"rank {rank}: {message}")
+        if failure is not None:
+            raise failure
+
 
 ALONE = Ranks()
 
 
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed")
+"""What gloo says when another process has ended."""
+
+
 @contextmanager
 def joined_ranks(device: torch.device) -> Iterator[Ranks]:
-    """The ranks that torchrun has started, this one alone without it."""
+    """The ranks that torchrun has started, this one alone without it. Raises `RankError` when another has ended."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield ALONE
@@ -94,6 +132,14 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield Ranks(dist.get_rank(), size, local, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+        dist.barrier()  # nobody takes the connections down while another still uses them
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not any(words in str(error) for words in LOST):
+            raise
+        raise RankError(
+            f"rank {dist.get_rank()} of {size} has lost another one, which has failed or was killed: what it said "
+            "stands above, if anything. The last checkpoint is as it was: go on with --resume auto"
+        ) from error
     finally:
         dist.destroy_process_group()
 
@@ -176,26 +222,37 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_state(model: nn.Module) -> dict[str, Any]:
-    """Parameters and buffers by name, on the CPU where ranks share them: of the first rank; {} on others."""
-    if any(isinstance(p, DTensor) for p in model.parameters()):
-        return get_model_state_dict(model, options=_WHOLE)
-    return model.state_dict()
+def is_shared(model: nn.Module) -> bool:
+    """Whether ranks hold shares of it, not copies."""
+    return any(isinstance(p, DTensor) for p in model.parameters())
 
 
-def load_whole_state(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """The inverse of `whole_state`; every rank gives the whole."""
-    if any(isinstance(p, DTensor) for p in model.parameters()):
-        set_model_state_dict(model, dict(state), options=_WHOLE)
+def model_state(model: nn.Module, *, whole: bool) -> dict[str, Any]:
+    """Parameters and buffers by name, the model's own tensors; of shared ones this rank's part as `DTensor`.
+
+    `whole`, shared ones are gathered on the CPU of the first rank, and others have {}; all have to ask.
+    """
+    if not is_shared(model):
+        return model.state_dict()
+    return get_model_state_dict(model, options=_WHOLE if whole else None)
+
+
+def load_model_state(model: nn.Module, state: Mapping[str, Any], *, whole: bool) -> None:
+    """The inverse of `model_state`; every rank gives the whole, or its own part."""
+    if is_shared(model):
+        set_model_state_dict(model, dict(state), options=_WHOLE if whole else None)
     else:
         model.load_state_dict(state)
 
 
-def whole_optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """State of the optimizer by the names of the parameters: of the first rank; {} on others that share it."""
-    return dict(get_optimizer_state_dict(model, optimizer, options=_WHOLE))
+def optimizer_state(model: nn.Module, optimizer: Optimizer, *, whole: bool) -> dict[str, Any]:
+    """State of the optimizer by the names of the parameters, of all ranks together as in `model_state`.
+
+    One that has not made a step yet is given the state of one that has, so that there is something to load into.
+    """
+    return dict(get_optimizer_state_dict(model, optimizer, options=_WHOLE if whole else None))
 
 
-def load_whole_optimizer_state(model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """The inverse of `whole_optimizer_state`; every rank gives the whole."""
-    set_optimizer_state_dict(model, optimizer, dict(state), options=_WHOLE)
+def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any], *, whole: bool) -> None:
+    """The inverse of `optimizer_state`; every rank gives the whole, or its own part."""
+    set_optimizer_state_dict(model, optimizer, dict(state), options=_WHOLE if whole else None)

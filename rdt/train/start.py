@@ -23,18 +23,18 @@ from torch import Tensor
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.layout import SLOT_NAMES, SLOT_UNITS
-from data_pipeline.schema.registry import read_yaml
 from data_pipeline.schema.types import CAMERA_ROLES
 from data_pipeline.stats import SlotStats
 from rdt.encoders.condition import MIN_RANGE, Kind
 from rdt.encoders.t5 import CachedT5
 from rdt.encoders.text_cache import read_embeddings
+from rdt.model.manifest import verify
 from rdt.model.policy import RDTPolicy
 from rdt.model.presets import PRESETS, RDTConfig, image_grid
 from rdt.model.released import inspect_released, load_released
 from rdt.model.weights import CheckpointError
-from rdt.train.checkpoint import RUN_FILE, is_checkpoint
-from rdt.train.config import TrainConfig, config_from_dict
+from rdt.train.checkpoint import is_checkpoint, read_run
+from rdt.train.config import TrainConfig
 from rdt.visuomotor import VisuomotorPolicy
 
 RESIZABLE = ("pred_horizon", "img_cond_len", "max_lang_cond_len")
@@ -85,7 +85,8 @@ def open_start(config: TrainConfig, robot: Embodiment, report: Callable[[str], N
     statistics: dict[Kind, SlotStats] = {}
     if is_checkpoint(source):
         folder = Path(source)
-        theirs = config_from_dict(read_yaml(folder / RUN_FILE), where=str(folder / RUN_FILE))
+        verify(folder, ("robot.yaml", "statistics.json", "condition.safetensors", "instructions.safetensors"))
+        theirs = read_run(folder)
         their_robot = Embodiment.from_yaml(folder / "robot.yaml")
         statistics = _read_statistics(folder / "statistics.json")
     resized = _resizing(source, had, config, theirs.condition.cameras if theirs else None)

@@ -28,19 +28,20 @@ from rdt.random import SampleGenerator, step_seed
 from rdt.train.config import TrainConfig, plain_config
 from rdt.train.ema import averaged
 from rdt.train.gates import Gates
-from rdt.train.loggers import open_loggers
+from rdt.train.loggers import Logger, open_loggers
 from rdt.train.optim import make_optimizer, make_schedule
 from rdt.train.parallel import (
     ALONE,
     Ranks,
     gradients_kept,
-    load_whole_optimizer_state,
-    load_whole_state,
+    is_shared,
+    load_model_state,
+    load_optimizer_state,
+    model_state,
+    optimizer_state,
     parallelize,
     unshared,
     whole,
-    whole_optimizer_state,
-    whole_state,
 )
 from rdt.train.progress import Pace, progress_text, step_cost
 from rdt.visuomotor import VisuomotorPolicy
@@ -59,8 +60,9 @@ class Trainer:
     """Runs `config.steps` optimizer steps of an objective.
 
     `batches(step)` gives the training batch of a step; `measures` are taken of the averaged weights where there are
-    any, and their newest numbers stand in `measured`; `save(trainer)` writes a checkpoint. `config.loggers` get one
-    row per logged step, `gates` too, whose advice is printed.
+    any, and their newest numbers stand in `measured`; `keep_best(trainer, figures)` hears of them, on every rank, and
+    `save(trainer)` writes a checkpoint. `config.loggers` get one row per logged step, `gates` too, whose advice is
+    printed.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Trainer:
         measures: Sequence[Measure] = (),
         gates: Gates | None = None,
         save: Callable[[Trainer], None] | None = None,
+        keep_best: Callable[[Trainer, dict[str, float]], None] | None = None,
         describe: Callable[[int], str] = str,
         ranks: Ranks = ALONE,
     ) -> None:
@@ -87,6 +90,7 @@ class Trainer:
         self.measured: dict[str, float] = {}
         self.gates = gates or Gates(config.steps, config.optim.warmup_steps, mean_action_loss=None)
         self.save = save
+        self.keep_best = keep_best
         self.describe = describe
         self.ranks = ranks
         self.generator = SampleGenerator(config.seed)
@@ -100,6 +104,7 @@ class Trainer:
         self.schedule = make_schedule(self.optimizer, config.optim, config.steps)
         self._autocast = choose_precision(config.precision, model.device) is torch.bfloat16
         self.step = 0
+        self.row: dict[str, float] | None = None  # of this step, to be logged once its measures are taken
         self.train_seconds = 0.0  # in optimizer steps, over all resumed runs; validation and saving left out
 
     @property
@@ -111,7 +116,7 @@ class Trainer:
         """`deployed` as one whole, on the first rank; all have to ask."""
         if self.ranks.size == 1:
             return self.deployed
-        state = whole_state(self.deployed)
+        state = model_state(self.deployed, whole=True)
         if self._plain is not None:
             self._plain.load_state_dict(state)
         return self._plain
@@ -122,7 +127,8 @@ class Trainer:
         Raises `FloatingPointError` when a gradient is no number, before it reaches the weights.
         """
         alone = self.ranks.is_first
-        loggers = open_loggers(self.config.loggers, self.out, self.step, plain_config(self.config)) if alone else []
+        logged = self.step if self.row is None else self.step - 1  # what was interrupted is written anew
+        loggers = open_loggers(self.config.loggers, self.out, logged, plain_config(self.config)) if alone else []
         pace = Pace(self.model.device, self._cost, self.step, self.config.steps, self.train_seconds, self.ranks.size)
         bar = tqdm(
             total=self.config.steps,
@@ -140,6 +146,9 @@ class Trainer:
         with together as noted:
             try:
                 with bar:
+                    if self.row is not None:
+                        self._look(loggers, bar)
+                        self._save_if_due()
                     while self.step < self.config.steps:
                         started = time.perf_counter()
                         batch = self.batches(self.step)
@@ -150,57 +159,67 @@ class Trainer:
                             loss, parts = self._train_step(batch)
                             self.train_seconds += time.perf_counter() - started
                             self.step += 1
+                            if self.step % log_every == 0 or self._due() or self.step == self.config.steps:
+                                self.row = {
+                                    "step": self.step,
+                                    "seconds": round(self.train_seconds, 3),
+                                    "lr": learning_rate,
+                                    "loss": self.ranks.mean(loss).item(),
+                                    **{name: self.ranks.mean(value).item() for name, value in parts.items()},
+                                    **({"substituted": substituted} if substituted else {}),
+                                }
+                                self.row |= pace.figures(self.step, self.train_seconds)
+                                substituted = 0
                         if self.ranks.any(bool(noted)):
                             raise KeyboardInterrupt  # one rank's is all ranks', after the same step
                         bar.update()
-                        due = [measure for measure in self.measures if self._is_due(measure.every)]
-                        if due or self.step % log_every == 0 or self.step == self.config.steps:
-                            row = {
-                                "step": self.step,
-                                "seconds": round(self.train_seconds, 3),
-                                "lr": learning_rate,
-                                "loss": self.ranks.mean(loss).item(),
-                                **{name: self.ranks.mean(value).item() for name, value in parts.items()},
-                                **({"substituted": substituted} if substituted else {}),
-                            }
-                            row |= pace.figures(self.step, self.train_seconds)
-                            substituted = 0
-                            smoothed = row["loss"] if smoothed is None else 0.9 * smoothed + 0.1 * row["loss"]
-                            bar.set_postfix_str(progress_text(smoothed, row))
-                            try:
-                                row |= self._measure(due)
-                            finally:  # an interrupted measurement costs no row
-                                for logger in loggers:
-                                    logger.log(row)
-                            for advice in self.gates(row) if alone else ():
-                                bar.write(f"advice: {advice}")
-                        if self.save and self._is_due(self.config.checkpoint_every):
-                            self.save(self)
+                        if self.row is not None:
+                            smoothed = self.row["loss"] if smoothed is None else 0.9 * smoothed + 0.1 * self.row["loss"]
+                            bar.set_postfix_str(progress_text(smoothed, self.row))
+                            self._look(loggers, bar)
+                        self._save_if_due()
             except KeyboardInterrupt:
-                if self.save:
+                if self.save and self.step:  # before the first step there is nothing to keep
                     self.save(self)
                 raise
 
-    def state_dict(self) -> dict:
-        """All that a resumed run needs beside the config, whole, on the first rank; all have to ask."""
+    @property
+    def shards(self) -> bool:
+        """Whether a checkpoint of it is written in shards, so that no rank needs room for the whole."""
+        # states in eight bits are tensors of torchao's own, which the files of shards do not know
+        return is_shared(self.model) and self.config.optim.name != "adamw8bit"
+
+    def state_dict(self, *, whole: bool = True) -> dict[str, Any]:
+        """All that a resumed run needs beside the config; all ranks have to ask.
+
+        It is complete on the first rank; without `whole` every rank has its own part of shared tensors, and the
+        tensors are the trainer's own.
+        """
         average = self.average
         return {
             "step": self.step,
+            "row": self.row,
             "train_seconds": self.train_seconds,
-            "model": whole_state(self.model),
-            "optimizer": whole_optimizer_state(self.model, self.optimizer),
+            "model": model_state(self.model, whole=whole),
+            "optimizer": optimizer_state(self.model, self.optimizer, whole=whole),
             "schedule": self.schedule.state_dict(),
-            "average": {"module": whole_state(average.module), "count": int(average.n_averaged)} if average else None,
+            "average": (
+                {"module": model_state(average.module, whole=whole), "count": int(average.n_averaged)}
+                if average
+                else None
+            ),
         }
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
+        """The inverse of `state_dict`; every rank gives the whole, or its own part."""
         self.step = state["step"]
+        self.row = state.get("row")  # older states have none
         self.train_seconds = state["train_seconds"]
-        load_whole_state(self.model, state["model"])
-        load_whole_optimizer_state(self.model, self.optimizer, state["optimizer"])
+        load_model_state(self.model, state["model"], whole=whole)
+        load_optimizer_state(self.model, self.optimizer, state["optimizer"], whole=whole)
         self.schedule.load_state_dict(state["schedule"])
         if self.average:
-            load_whole_state(self.average.module, state["average"]["module"])
+            load_model_state(self.average.module, state["average"]["module"], whole=whole)
             self.average.n_averaged.fill_(state["average"]["count"])
 
     def _train_step(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -238,6 +257,26 @@ class Trainer:
             f"{self.out / name} and the last checkpoint is as it was; look at them, or lower optim.lr"
         )
 
+    def _save_if_due(self) -> None:
+        if self.save and self._is_due(self.config.checkpoint_every):
+            self.save(self)
+
+    def _look(self, loggers: Sequence[Logger], bar: tqdm) -> None:
+        """Take the measures of this step and log its row. Interrupted, it is for the resumed run to do again."""
+        assert self.row is not None
+        row, due, figures = dict(self.row), self._due(), dict[str, float]()
+        try:
+            figures = self._measure(due)
+            row |= figures
+        finally:  # an interrupted measurement costs no row
+            for logger in loggers:
+                logger.log(row)
+        for advice in self.gates(row) if self.ranks.is_first else ():
+            bar.write(f"advice: {advice}")
+        if due and self.keep_best:
+            self.keep_best(self, figures)
+        self.row = None
+
     def _measure(self, due: Sequence[Measure]) -> dict[str, float]:
         figures: dict[str, float] = {}
         for measure in due:
@@ -248,11 +287,14 @@ class Trainer:
                 continue
             # a share is no model to save or to move; of DDP every rank has the whole
             model = self.deployed_copy() if self._shared is self.model else self.deployed
-            if model is not None and self.ranks.is_first:
-                figures |= measure.of(model.eval(), self.step)
-            self.ranks.wait()
+            with self.ranks.together():
+                if model is not None and self.ranks.is_first:
+                    figures |= measure.of(model.eval(), self.step)
         self.measured |= figures
         return figures
+
+    def _due(self) -> list[Measure]:
+        return [measure for measure in self.measures if self._is_due(measure.every)]
 
     def _is_due(self, every: int) -> bool:
         return self.step == self.config.steps or (every > 0 and self.step % every == 0)

@@ -14,6 +14,7 @@ from data_pipeline.schema.types import Episode
 from data_pipeline.storage import EpisodeStore
 from deploy.cli import main
 from rdt.model.presets import PRESETS
+from rdt.train.best import Best, read_best
 from rdt.train.checkpoint import load_checkpoint, load_trainer_state
 from tests.published import SENTENCES, make_siglip, make_t5
 
@@ -172,6 +173,42 @@ def test_held_out_episodes_are_measured_by_dataset_and_by_joint(store, make_data
     assert len([name for name in row if name.startswith("joint_error/")]) == store.embodiment.num_native
     assert [path.name for path in (tmp_path / "run/plots").iterdir()] == ["episode_1_0000002.png"]
     assert (tmp_path / "run/tensorboard").is_dir()
+
+
+def test_the_best_of_a_run_killed_after_it_is_that_of_an_uninterrupted_one(store, tmp_path, capsys, monkeypatch):
+    errors = {2: 3.0, 4: 1.0, 6: 2.0, 8: 1.0}
+
+    def run(out: str, measured: list[int | None], *words: str) -> int:
+        """Measuring at these steps; None is a kill."""
+        steps = iter(measured)
+
+        def sampling_figures(*_) -> dict[str, float]:
+            if (step := next(steps)) is None:
+                raise OSError("killed")
+            return {"overall_avg_sample_mse": 1.0, "valid_sample_mse": errors[step]}
+
+        monkeypatch.setattr("deploy.train.sampling_figures", sampling_figures)
+        every = ("--steps", "8", "--validate_every", "2", "--checkpoint_every", "3", "--plot_every", "0")
+        words = (*every, "--out", str(tmp_path / out), *words)
+        return pretrain(tmp_path, *words, stores=[str(store.path)], held_out_every=2)
+
+    assert run("whole", [2, 4, 6, 8]) == 0
+    best = tmp_path / "whole" / "best"
+    assert read_best(best) == Best(4, "valid_sample_mse", 1.0)
+    assert f"the best checkpoint is that of step 4, valid_sample_mse 1: {best}" in capsys.readouterr().out
+    assert main(["checkpoint", "inspect", str(best)]) == 0
+    assert "best      step 4, valid_sample_mse 1" in capsys.readouterr().out
+
+    assert run("part", [2, 4, None]) != 0
+    assert load_trainer_state(tmp_path / "part" / "checkpoint")["step"] == 3
+    assert run("part", [4, 6, 8], "--resume", "auto") == 0
+    assert read_best(tmp_path / "part" / "best") == read_best(best)
+    for name, value in load_checkpoint(best).model.state_dict().items():
+        assert torch.equal(value, load_checkpoint(tmp_path / "part" / "best").model.state_dict()[name]), name
+
+    shutil.rmtree(tmp_path / "part" / "checkpoint")
+    assert run("part", [6, 6, 6, 6], "--keep_best", "false") == 0
+    assert not (tmp_path / "part" / "best").exists()  # what an earlier run left is not this one's
 
 
 def test_a_wrong_logger_is_named_before_anything_is_read(tmp_path, capsys):

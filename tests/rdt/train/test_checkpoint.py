@@ -1,6 +1,8 @@
 """Run: pytest tests/rdt/train/test_checkpoint.py"""
 
 import dataclasses
+import os
+import re
 import shutil
 
 import numpy as np
@@ -11,7 +13,8 @@ from safetensors.torch import load_file
 from data_pipeline.schema.types import Observation
 from rdt.encoders.condition import ConditionConfig
 from rdt.model.presets import PRESETS
-from rdt.train.checkpoint import load_checkpoint, load_trainer_state, save_checkpoint
+from rdt.model.released import load_released
+from rdt.train.checkpoint import keep_earlier, load_checkpoint, load_trainer_state, save_checkpoint
 from rdt.train.ema import averaged
 from rdt.visuomotor import VisuomotorPolicy
 from tests.published import SIGLIP_TOKENS, T5_WIDTH, make_siglip, make_t5
@@ -71,6 +74,66 @@ def test_a_damaged_file_is_named(saved):
         load_checkpoint(folder)
 
 
+FILES = (
+    "config.json",
+    "pytorch_model.bin",
+    "condition.safetensors",
+    "instructions.safetensors",
+    "run.yaml",
+    "robot.yaml",
+    "trainer.pt",
+    "checksums.json",
+)
+
+
+def flip_a_byte(file) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+def cut_short(file) -> None:
+    os.truncate(file, file.stat().st_size - 1)
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, cut_short])
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_changed_is_named(saved_whole, tmp_path, name, damage):
+    shutil.copytree(saved_whole, tmp_path / "ck")
+    damage(tmp_path / "ck" / name)
+    opened = load_trainer_state if name == "trainer.pt" else load_checkpoint
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} is damaged.*earlier checkpoint"):
+        opened(tmp_path / "ck")
+    if name in ("config.json", "pytorch_model.bin", "checksums.json"):
+        with pytest.raises(ValueError, match=rf"{re.escape(name)} is damaged"):
+            load_released(tmp_path / "ck")
+
+
+def test_listed_files_that_are_gone_are_named(saved_whole, tmp_path):
+    shutil.copytree(saved_whole, tmp_path / "ck")
+    for name, opened in (("instructions.safetensors", load_checkpoint), ("trainer.pt", load_trainer_state)):
+        (tmp_path / "ck" / name).unlink()
+        with pytest.raises(ValueError, match=rf"{re.escape(name)} is missing, expected \d+ bytes"):
+            opened(tmp_path / "ck")
+
+
+def test_a_checkpoint_from_before_checksums_opens(saved_whole, tmp_path):
+    shutil.copytree(saved_whole, tmp_path / "ck")
+    (tmp_path / "ck" / "checksums.json").unlink()
+    load_checkpoint(tmp_path / "ck")
+    assert load_trainer_state(tmp_path / "ck")["step"] == 1
+
+
+def test_kept_checkpoints_are_whole_and_verified(saved_whole, tmp_path):
+    for step in (1, 2, 3):
+        keep_earlier(saved_whole, tmp_path / "kept", step, 2)
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["step_00000002", "step_00000003"]
+    kept = tmp_path / "kept" / "step_00000003"
+    assert set(FILES) < {path.name for path in kept.iterdir()}
+    load_checkpoint(kept)
+    assert load_trainer_state(kept)["step"] == 1
+
+
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(ValueError, match="is not a checkpoint"):
         load_checkpoint(tmp_path / "nowhere")
@@ -78,6 +141,20 @@ def test_a_folder_that_is_none(tmp_path):
 
 @pytest.fixture
 def published(tmp_path, train_config):
+    return make_published(tmp_path, train_config)
+
+
+@pytest.fixture(scope="module")
+def saved_whole(tmp_path_factory, robot, train_config):
+    """A checkpoint with every file that there can be."""
+    folder = tmp_path_factory.mktemp("whole")
+    model, config = make_published(folder, train_config)
+    model.condition.text.prepare(["", "pick up the cup"])
+    save_checkpoint(folder / "ck", model, robot, config, {"num_steps": 3}, {"step": 1})
+    return folder / "ck"
+
+
+def make_published(tmp_path, train_config):
     """A policy that looks through a tiny SigLIP and reads a tiny T5, and its config."""
     config = ConditionConfig(
         vision="siglip",

@@ -20,12 +20,13 @@ import pytest
 import torch
 
 from rdt.batch import micro_batches
+from rdt.train.checkpoint import load_checkpoint, read_progress
 from rdt.train.parallel import ALONE, Ranks
 
 ROOT = Path(__file__).resolve().parents[3]
 
 JOB = """
-import dataclasses, pickle, sys
+import dataclasses, pickle, resource, sys
 from pathlib import Path
 import torch
 from data_pipeline.storage import EpisodeStore
@@ -33,6 +34,7 @@ from data_pipeline.stream import SampleStream
 from rdt.model.presets import PRESETS
 from rdt.objective import DiffusionImitation
 from rdt.random import SampleGenerator
+from rdt.train.checkpoint import resume, save_checkpoint
 from rdt.train.loader import BatchLoader
 from rdt.train.metrics import measure, sampling_figures
 from rdt.train.parallel import joined_ranks
@@ -58,11 +60,10 @@ with joined_ranks(torch.device("cpu")) as ranks:
     )
 
     def save(trainer):
-        state, deployed = trainer.state_dict(), trainer.deployed_copy()
-        if deployed is not None:
-            torch.save(state, work / "state.pt")
-            torch.save(deployed.state_dict(), work / "deployed.pt")
-        ranks.wait()
+        state, deployed = trainer.state_dict(whole=not trainer.shards), trainer.deployed_copy()
+        if "--limit" in sys.argv and trainer.step > 3 and ranks.rank == 1:  # as if its disk were full
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        save_checkpoint(work / "checkpoint", deployed, store.embodiment, config, trainer_state=state, ranks=ranks)
 
     held_out = BatchLoader(
         stream, model.condition, 4, rank=ranks.rank, world_size=ranks.size, with_state_norm=True
@@ -82,14 +83,23 @@ with joined_ranks(torch.device("cpu")) as ranks:
     trainer = Trainer(
         model, DiffusionImitation(), loader, config, work, save=save, measures=measures, ranks=ranks
     )
-    if (work / "state.pt").exists():
-        trainer.load_state_dict(torch.load(work / "state.pt", weights_only=True))
-    if len(sys.argv) > 3:
+    if (work / "checkpoint").exists():
+        resume(trainer, work / "checkpoint", ranks)
+    if len(sys.argv) > 3 and sys.argv[3].isdigit():
         trainer.config = dataclasses.replace(config, steps=int(sys.argv[3]))
     try:
         trainer.run(log_every=1)
+    except OSError as error:
+        print(f"full on {ranks.rank}: {error}", file=sys.stderr)
+        raise
+    except RuntimeError as error:
+        print(f"told to {ranks.rank}: {type(error).__name__}: {error}", file=sys.stderr)
+        raise
     finally:
         loader.close()
+    state = trainer.state_dict()
+    if ranks.is_first:
+        torch.save(state, work / "state.pt")
 """
 
 
@@ -136,7 +146,7 @@ def run(tmp_path_factory, store, train_config):
         rows = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
         measured = [row[name] for name in ("overall_avg_sample_mse", "size", "mean") for row in rows if name in row]
         losses = [row["loss"] for row in rows], measured
-        return losses, torch.load(work / "state.pt"), torch.load(work / "deployed.pt")
+        return losses, torch.load(work / "state.pt"), load_checkpoint(work / "checkpoint").model.state_dict()
 
     return run
 
@@ -166,12 +176,26 @@ def test_ranks_are_one_process_with_the_same_batch(run, alone, size, mode):
 
 
 def test_a_run_goes_on_with_another_number_of_ranks_and_another_mode(run, alone):
-    run("moving", 2, "3", parallel="fsdp")
+    run("moving", 4, "3", parallel="fsdp")
     moved, _, _ = run("moving", 1)
     assert_same(moved, alone[0])
     run("back", 1, "3")
     back, _, _ = run("back", 2, parallel="fsdp")
     assert_same(back, alone[0])
+
+
+def test_a_full_disk_of_one_rank_ends_all_and_leaves_the_last_checkpoint(tmp_path, store, train_config):
+    config = dataclasses.replace(train_config, steps=6, checkpoint_every=3, validate_every=0, parallel="fsdp")
+    (tmp_path / "config.pickle").write_bytes(pickle.dumps(config))
+    words = command(tmp_path, store.path, 2, "--limit")
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    message = f"cannot write {tmp_path / 'checkpoint'}: File too large"
+    assert f"full on 1: {message}" in done.stderr
+    assert f"told to 0: RankError: rank 1: {message}" in done.stderr
+    assert read_progress(tmp_path / "checkpoint")[0] == 3
+    load_checkpoint(tmp_path / "checkpoint")
+    assert list(tmp_path.glob(".*")) == []
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch(run, alone):
@@ -200,9 +224,9 @@ def test_the_interrupt_of_one_rank_saves_and_ends_all(tmp_path, store, train_con
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    state = torch.load(work / "state.pt")
+    step, _ = read_progress(work / "checkpoint")
     lines = len(log.read_text().splitlines())
-    assert lines > 2 and state["step"] - lines in (0, 1)  # the interrupted step is done, and not logged
+    assert lines > 2 and step - lines in (0, 1)  # the interrupted step is done, and not logged
 
 
 def test_one_process_alone_asks_nobody():

@@ -89,6 +89,44 @@ def test_an_interrupted_measurement_costs_no_row(make_trainer):
     assert [row["step"] for row in rows(trainer)] == [3, 6]
 
 
+def test_an_interrupted_measurement_is_taken_by_the_resumed_run(make_trainer):
+    looked, saved = [], {}
+
+    def measure(model, step) -> dict[str, float]:
+        if step == 6 and not saved:
+            raise KeyboardInterrupt
+        return {"error": 1 / step}
+
+    def save(trainer: Trainer) -> None:
+        saved.update(torch_copy(trainer.state_dict()))
+
+    def keep(trainer: Trainer, figures: dict[str, float]) -> None:
+        looked.append((trainer.step, figures))
+
+    options = {"measures": [Measure(6, measure)], "save": save, "keep_best": keep}
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(out="part", **options).run(log_every=3)
+    second = make_trainer(seed=5, out="part", **options)
+    second.load_state_dict(saved)
+    second.run(log_every=3)
+    assert looked == [(6, {"error": 1 / 6}), (12, {"error": 1 / 12})]
+    assert [(row["step"], row.get("error")) for row in rows(second)] == [(3, None), (6, 1 / 6), (9, None), (12, 1 / 12)]
+    assert all(row["loss"] > 0 for row in rows(second))
+    assert saved["step"] == 12 and saved["row"] is None
+
+
+def test_an_interrupt_before_the_first_step_saves_nothing(make_trainer):
+    def interrupt(step):
+        raise KeyboardInterrupt
+
+    saved = []
+    trainer = make_trainer(save=saved.append)
+    trainer.batches = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert saved == []
+
+
 def test_a_run_that_was_killed_goes_on_in_its_logs_without_repeated_steps(make_trainer):
     whole = make_trainer(out="whole", steps=12)
     whole.run(log_every=1)
