@@ -83,21 +83,17 @@ class ObservationReader:
         newest = _frames(form, message, self._contract.cameras)
         earlier = self._earlier(form, message, taken_s)
         self._seen.append((taken_s, newest))
-        state, mask = robot.to_unified(_state(form, message, robot), "state")
         prompt = message.get("prompt")
-        images, masks = _stack(self._contract, [*earlier, newest])
-        return Observation(
-            state=state,
-            state_mask=mask,
-            images=images,
-            image_masks=masks,
-            instruction=instruction(self._prompt if prompt is None else prompt),
-            control_hz=robot.rate_hz,
-            stamp_ns=round(taken_s * 1e9),
+        return assemble(
+            self._contract,
+            _state(form, message, robot),
+            [*earlier, newest],
+            self._prompt if prompt is None else prompt,
+            taken_s,
         )
 
     def _earlier(self, form: Form, message: Mapping[str, Any], taken_s: float) -> list[Frames]:
-        """The frames before the newest, oldest first, {} where there are none."""
+        """The frames before the newest, oldest first, {} where there are none in between."""
         wanted = self._contract.history - 1
         sent = message.get("history")
         if sent is not None:
@@ -106,14 +102,35 @@ class ObservationReader:
                     f"`history` must be a list of at most {wanted} maps of pictures, oldest first, "
                     f"got {describe(sent)}" + (f" of {len(sent)}" if isinstance(sent, list) else "")
                 )
-            frames = [_frames(form, earlier, self._contract.cameras) for earlier in sent]
-            return [*({} for _ in range(wanted - len(frames))), *frames]
+            return [_frames(form, earlier, self._contract.cameras) for earlier in sent]
         ages = [(taken_s - at) * self._contract.robot.rate_hz for at, _ in self._seen]  # in control periods
         before = [
             frames if abs(age - k) <= 0.5 + 1e-6 else {}  # 1e-6: of a period; rounding of seconds is not lateness
             for k, (age, (_, frames)) in enumerate(zip(reversed(ages), reversed(self._seen), strict=True), start=1)
         ]
-        return [*({} for _ in range(wanted - len(before))), *reversed(before)]
+        return before[::-1]
+
+
+def assemble(
+    contract: Contract, native: np.ndarray, moments: Sequence[Frames], prompt: Any, taken_s: float
+) -> Observation:
+    """An observation of checked parts: `native` (num_native,), pictures oldest first, what to do, the time in s.
+
+    Before the first moment given there is nothing: those frames are masked, and so is an earlier picture of another
+    size than the newest, as in `ObservationBuffer`. Raises `WireError` for a missing required camera or instruction.
+    """
+    robot = contract.robot
+    state, mask = robot.to_unified(native, "state")
+    images, masks = _stack(contract, [*({} for _ in range(contract.history - len(moments))), *moments])
+    return Observation(
+        state=state,
+        state_mask=mask,
+        images=images,
+        image_masks=masks,
+        instruction=instruction(prompt),
+        control_hz=robot.rate_hz,
+        stamp_ns=round(taken_s * 1e9),
+    )
 
 
 def instruction(prompt: Any) -> str:
@@ -156,7 +173,7 @@ def _form_of(message: Mapping[str, Any]) -> Form:
         if form.state[0] in message:
             return form
     states = ", ".join(form.state[0] for form in FORMS.values())
-    raise WireError(f"an observation has one of {states}, got {describe(dict(message))}")
+    raise WireError(f"an observation has one of {states}, got {describe(message)}")
 
 
 def _time_of(message: Mapping[str, Any], arrived_s: float) -> float:
@@ -189,10 +206,7 @@ def _frames(form: Form, message: Any, roles: Sequence[str]) -> Frames:
 
 
 def _stack(contract: Contract, moments: Sequence[Frames]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Images (frames, height, width, 3) and masks (frames,) of each role, oldest first.
-
-    An earlier picture of another size than the newest is masked, as in `ObservationBuffer`.
-    """
+    """Images (frames, height, width, 3) and masks (frames,) of each role, oldest first."""
     newest = moments[-1]
     images, masks = {}, {}
     for role in contract.cameras:

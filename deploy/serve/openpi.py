@@ -9,10 +9,11 @@ A bad observation ends its connection, never the server.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 from data_pipeline.schema.types import ActionChunk, Observation
 from deploy.serve.contract import Contract
 from deploy.serve.observations import ObservationReader
-from deploy.serve.server import Inference, peer
+from deploy.serve.server import Inference, Listening, listen, peer
 from deploy.serve.wire import WireError, as_map, pack, unpack
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class OpenpiService:
         self._prompt = prompt
         self._metadata = pack(contract.metadata())
         self._inference = Inference()
+
+    async def listen(self, where: Listening, stop: asyncio.Event, ready: Callable[[str], None]) -> None:
+        """Serve until `stop` is set; `ready` is told the address."""
+        await listen(self.converse, where, stop, ready)
 
     async def converse(self, connection: ServerConnection) -> None:
         """Speak until the client goes or something is wrong."""

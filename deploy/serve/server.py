@@ -88,15 +88,15 @@ async def listen(
         await stop.wait()
 
 
-def serve_until_signal(converse: Converse, where: Listening, ready: Callable[[str], None]) -> None:
-    """`listen` until SIGINT or SIGTERM. Call it from the main thread."""
+def serve_until_signal(listening: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run `listening(stop)` and set `stop` at SIGINT or SIGTERM. Call it from the main thread."""
 
     async def run() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        await listen(converse, where, stop, ready)
+        await listening(stop)
 
     asyncio.run(run())
 
