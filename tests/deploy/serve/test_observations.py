@@ -1,10 +1,15 @@
 """Run: pytest tests/deploy/serve/test_observations.py"""
 
+import contextlib
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from data_pipeline.schema.embodiment import Embodiment
-from data_pipeline.schema.types import CAMERA_KEYS
+from data_pipeline.schema.types import CAMERA_KEYS, Observation
 from deploy.serve.contract import Contract
 from deploy.serve.observations import MAX_PROMPT, MAX_SIDE, ObservationReader
 from deploy.serve.wire import WireError, pack, unpack
@@ -187,3 +192,34 @@ def test_a_wrong_field_is_told_by_name(change, message):
 def test_an_observation_of_no_known_robot_is_refused():
     with pytest.raises(WireError, match="one of state, observation/joint_position, observation/state, got a map of x"):
         reader().read({"x": 1}, 0.0)
+
+
+KEYS = ["state", "images", "prompt", "t_obs", "history", "reset", "observation/state", "observation/image"]
+leaves = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=3),
+    st.binary(max_size=3),
+    hnp.arrays(st.sampled_from(["<f4", "|u1", "<i8", "<U2"]), hnp.array_shapes(min_dims=0, max_dims=4, min_side=0)),
+    st.just(np.zeros(14)),
+    st.just(picture(1)),
+)
+values = st.recursive(
+    leaves,
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from([*CAMERA_KEYS.values(), *KEYS]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), values))
+@settings(deadline=None, max_examples=200)
+def test_whatever_comes_is_an_observation_or_a_value_error(message):
+    hears = reader()
+    for request in ({**aloha(), **message}, message):
+        with contextlib.suppress(ValueError):
+            assert isinstance(hears.read(request, 0.0), Observation)

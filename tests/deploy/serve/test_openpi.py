@@ -15,9 +15,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from data_pipeline.schema.types import CAMERA_KEYS
+from deploy.engine import InferenceEngine
 from deploy.serve.command import contract_of
 from deploy.serve.openpi import OpenpiService
 from deploy.serve.wire import pack, unpack
+from rdt.train.checkpoint import load_checkpoint
 from tests.deploy.serve.policies import engine, observation, robot, served, write_checkpoint
 
 PERIOD_S = 0.02
@@ -185,3 +187,15 @@ def test_a_client_that_leaves_in_the_middle_is_forgotten(checkpoint, capsys):
         leaving.socket.close()
         assert Stock(address).infer(aloha(observation(robot())))["actions"].shape == (5, 14)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.gpu
+def test_graphs_captured_here_are_replayed_by_the_servers_thread(checkpoint):
+    here, there = (InferenceEngine(load_checkpoint(checkpoint), "cuda") for _ in range(2))
+    seen = observation(robot())
+    message = aloha(seen, history=[{"images": aloha(seen, 0)["images"]}])
+    with served(OpenpiService(there, contract_of(there, checkpoint)).converse) as address:
+        client = Stock(address)
+        answers = [client.infer(message)["actions"] for _ in range(3)]
+    expected = [robot().from_unified(here.predict(seen).actions) for _ in range(3)]
+    assert np.allclose(answers, expected, atol=1e-5)
