@@ -76,6 +76,7 @@ async def listen(
         where.host,
         where.port,
         process_request=process_request,
+        origins=[None],  # a web page in a browser of this machine reaches loopback, too; it always says its origin
         compression=None,
         max_size=where.max_bytes,
         max_queue=MAX_WAITING,
@@ -118,4 +119,4 @@ def peer(connection: ServerConnection) -> str:
 def _knows_key(request: Request, api_key: str) -> bool:
     given = request.headers.get_all("Authorization")
     wanted = f"Api-Key {api_key}"
-    return len(given) == 1 and hmac.compare_digest(given[0].encode(), wanted.encode())
+    return len(given) == 1 and hmac.compare_digest(given[0].encode(errors="surrogateescape"), wanted.encode())

@@ -4,6 +4,7 @@ Run: pytest tests/deploy/serve/test_openpi.py
 """
 
 import http.client
+import socket
 import threading
 import time
 from urllib.parse import urlsplit
@@ -49,8 +50,8 @@ def service(checkpoint, prompt=None, delay_s=0.0):
 class Stock:
     """What a client of the protocol does, and nothing more."""
 
-    def __init__(self, address, headers=None):
-        opened = connect(address, compression=None, max_size=None, additional_headers=headers, proxy=None)
+    def __init__(self, address, headers=None, **options):
+        opened = connect(address, compression=None, max_size=None, additional_headers=headers, proxy=None, **options)
         self.socket = opened.__enter__()
         self.metadata = unpack(self.socket.recv())
 
@@ -143,10 +144,10 @@ def test_the_prompt_of_the_server_stands_in(checkpoint):
     assert np.array_equal(answer["actions"], robot().from_unified(here.predict(seen).actions))
 
 
-def get(address, path):
+def get(address, path, headers=None):
     parts = urlsplit(address)
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=10)
-    connection.request("GET", path)
+    connection.request("GET", path, headers=headers or {})
     answer = connection.getresponse()
     return answer.status, answer.read()
 
@@ -166,11 +167,35 @@ def test_only_the_right_key_is_let_in(checkpoint):
         assert Stock(address, {"Authorization": "Api-Key secret"}).metadata
 
 
+def test_a_key_that_is_no_text_is_a_wrong_one(checkpoint):
+    with served(service(checkpoint).converse, api_key="secret") as address:
+        assert get(address, "/", {"Authorization": b"Api-Key \xff\xfe"})[0] == 401
+
+
+def test_a_web_page_is_refused(checkpoint):
+    with served(service(checkpoint).converse) as address:
+        with pytest.raises(InvalidStatus) as refused:
+            Stock(address, {"Origin": "http://example.com"})
+        assert refused.value.response.status_code == 403
+
+
+@pytest.mark.parametrize("data", [b"\x00" * 100, b"GET / HTTP/1.1\r\n\r\n", b"POST /healthz HTTP/1.1\r\n\r\n", b""])
+def test_what_is_no_websocket_hurts_nobody(checkpoint, data):
+    with served(service(checkpoint).converse) as address:
+        parts = urlsplit(address)
+        with socket.create_connection((parts.hostname, parts.port), timeout=10) as stranger:
+            stranger.sendall(data)
+            stranger.shutdown(socket.SHUT_WR)
+            while stranger.recv(4096):
+                pass
+        assert Stock(address).metadata
+
+
 def test_a_slow_inference_keeps_its_connection_and_others(checkpoint):
-    """2.5 ping intervals: with inference on the event loop the pings would go unanswered."""
-    slow = service(checkpoint, delay_s=1.0)
-    with served(slow.converse, ping_interval_s=0.4) as address:
-        client = Stock(address)
+    """2.5 ping intervals of both ends: with inference on the event loop the client's pings would go unanswered."""
+    slow = service(checkpoint, delay_s=2.5)
+    with served(slow.converse, ping_interval_s=1.0) as address:
+        client = Stock(address, ping_interval=1.0, ping_timeout=1.0)
         answers = []
         asking = threading.Thread(target=lambda: answers.append(client.infer(aloha(observation(robot())))))
         asking.start()
