@@ -29,8 +29,8 @@ from data_pipeline.recordings import RobotRecordings
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.layout import NUM_SLOTS
 from data_pipeline.schema.registry import find_config
-from data_pipeline.schema.types import CAMERA_ROLES
-from data_pipeline.sources.hdf5 import CAMERA_KEYS, opened, write_episode
+from data_pipeline.schema.types import CAMERA_KEYS, CAMERA_ROLES
+from data_pipeline.sources.hdf5 import opened, write_episode
 from data_pipeline.storage import EpisodeStore
 from data_pipeline.stream import SampleStream
 from data_pipeline.transforms.augment import AugmentConfig

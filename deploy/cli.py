@@ -21,6 +21,7 @@ COMMANDS = {
     "data": "deploy.data.parser:command",
     "train": "deploy.train:command",
     "eval": "deploy.evaluate:command",
+    "serve": "deploy.serve.command:command",
     "robot": "deploy.robot:command",
     "checkpoint": "deploy.checkpoint:command",
     "bench": "deploy.bench:command",
@@ -76,6 +77,22 @@ def build_parser() -> argparse.ArgumentParser:
         "--sampling-steps", type=_POSITIVE, metavar="N", help="denoising steps; else the checkpoint's"
     )
     _add_device(evaluate)
+
+    serve = commands.add_parser("serve", help="a checkpoint as a policy server over websocket and msgpack")
+    serve.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
+    serve.add_argument("--host", default="127.0.0.1", metavar="HOST", help="interface; 0.0.0.0 is all of them")
+    serve.add_argument(
+        "--port", type=whole_number(0, 65535), metavar="PORT", help="8000; xpolicylab 19000; robotwin 9999; 0: any"
+    )
+    serve.add_argument(
+        "--protocol",
+        choices=["openpi", "xpolicylab", "robotwin"],
+        default="openpi",
+        help="openpi: robots; xpolicylab: RoboTwin's evaluator; robotwin: its older one in two environments",
+    )
+    serve.add_argument("--prompt", metavar="TEXT", help="the instruction where a client sends none")
+    serve.add_argument("--api-key-file", metavar="FILE", help="holds the key that clients must send; else $RDT_API_KEY")
+    _add_device(serve)
 
     robot = commands.add_parser("robot", help="what a robot YAML says")
     robot_commands = robot.add_subparsers(dest="robot_command", metavar="COMMAND", required=True)

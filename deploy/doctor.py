@@ -34,6 +34,7 @@ EXTRAS = {
     "cluster": ("ray",),
     "viz": ("rerun-sdk",),
     "samplers": ("diffusers",),
+    "serve": ("websockets", "msgpack"),
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
 }

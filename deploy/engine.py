@@ -256,13 +256,7 @@ class InferenceEngine:
         return self._checkpoint
 
     def _chunk(self, observation: Observation, actions: np.ndarray) -> ActionChunk:
-        step_ns = round(1e9 / observation.control_hz)
-        return ActionChunk(
-            start_ns=observation.stamp_ns + self.robot.action_offset_steps * step_ns,
-            rate_hz=observation.control_hz,
-            actions=actions,
-            mask=observation.state_mask,
-        )
+        return ActionChunk.answering(observation, actions, self.robot.action_offset_steps)
 
 
 def _num_parameters(policy: RDTPolicy) -> int:

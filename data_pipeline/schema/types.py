@@ -17,6 +17,8 @@ from data_pipeline.schema.layout import NUM_SLOTS
 CAMERA_ROLES = ("external", "right_wrist", "left_wrist")
 """Camera roles in the order in which the network reads them."""
 
+CAMERA_KEYS = {"external": "cam_high", "right_wrist": "cam_right_wrist", "left_wrist": "cam_left_wrist"}
+"""Camera role -> its name in ALOHA's files and on the policy wire."""
 
 Frames = Sequence[np.ndarray] | np.ndarray
 """Frames of one camera by step, RGB uint8 (height, width, 3) each: in memory, or decoded when indexed."""
@@ -128,6 +130,16 @@ class ActionChunk:
             raise ValueError(f"{owner}.rate_hz must be positive, got {self.rate_hz}")
         object.__setattr__(self, "actions", _freeze(self.actions))
         object.__setattr__(self, "mask", _freeze(self.mask))
+
+    @classmethod
+    def answering(cls, observation: Observation, actions: np.ndarray, action_offset_steps: int) -> ActionChunk:
+        """The chunk that an observation asked for: of its slots and rate, `action_offset_steps` after it."""
+        return cls(
+            start_ns=observation.stamp_ns + action_offset_steps * round(1e9 / observation.control_hz),
+            rate_hz=observation.control_hz,
+            actions=actions,
+            mask=observation.state_mask,
+        )
 
     @property
     def horizon(self) -> int:

@@ -32,11 +32,8 @@ import numpy as np
 from data_pipeline.atomic import write_bytes
 from data_pipeline.frames import JPEG_QUALITY, Colour, JpegFrames, check_frame, encode_frames
 from data_pipeline.schema.embodiment import Embodiment
-from data_pipeline.schema.types import CAMERA_ROLES, Episode, Frames
+from data_pipeline.schema.types import CAMERA_KEYS, CAMERA_ROLES, Episode, Frames
 from data_pipeline.sources.raw import Fault, FieldSpec, RawEpisode, Shard
-
-CAMERA_KEYS = {"external": "cam_high", "right_wrist": "cam_right_wrist", "left_wrist": "cam_left_wrist"}
-"""Camera role -> its name in the file."""
 
 SIDECAR_NAME = "expanded_instruction_gpt-4-turbo.json"
 """Phrasings of a folder's task, beside its episodes (spec rdt.md section 9.1)."""

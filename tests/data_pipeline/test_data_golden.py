@@ -21,8 +21,8 @@ from data_pipeline.sampling import make_sample
 from data_pipeline.schema import rotation
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
-from data_pipeline.schema.types import CAMERA_ROLES, Episode
-from data_pipeline.sources.hdf5 import CAMERA_KEYS, SIDECAR_NAME, Hdf5Source, read_episode
+from data_pipeline.schema.types import CAMERA_KEYS, CAMERA_ROLES, Episode
+from data_pipeline.sources.hdf5 import SIDECAR_NAME, Hdf5Source, read_episode
 from data_pipeline.stats import Moments, published_statistics
 from data_pipeline.transforms.filters import episode_weights, usable_steps
 from data_pipeline.transforms.images import BACKGROUND, pad_square, resize

@@ -12,8 +12,8 @@ import pytest
 
 from data_pipeline.atomic import WriteError
 from data_pipeline.frames import JpegFrames, encode_frames, encode_jpeg
-from data_pipeline.schema.types import CAMERA_ROLES
-from data_pipeline.sources.hdf5 import CAMERA_KEYS, read_episode, read_recording, write_episode
+from data_pipeline.schema.types import CAMERA_KEYS, CAMERA_ROLES
+from data_pipeline.sources.hdf5 import read_episode, read_recording, write_episode
 
 STEPS = 6
 

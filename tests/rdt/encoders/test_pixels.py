@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from data_pipeline.sources.hdf5 import CAMERA_KEYS
+from data_pipeline.schema.types import CAMERA_KEYS
 from data_pipeline.transforms import images as reference
 from rdt.encoders.pixels import brighten_dark, normalise, to_square
 from tests.data_pipeline.test_data_golden import GOLDEN
