@@ -14,7 +14,7 @@ import numpy as np
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.types import ActionChunk
-from deploy.interpolate import brake, hermite, lerp, monotone_slopes, smoothstep, stopping_time
+from deploy.interpolate import brake, hermite, lerp, monotone_slopes, rows_at, smoothstep, stopping_time
 from robot_drivers.limits.bounds import Bounds
 from robot_drivers.limits.jump import JumpLimit
 
@@ -249,10 +249,7 @@ def ensemble(chunks: list[tuple[int, int, np.ndarray]], times_ns: list[int]) -> 
     for start_ns, step_ns, rows in chunks:
         position = (np.array(times_ns) - start_ns) / step_ns  # in steps of that chunk
         covered = (position >= 0) & (position <= len(rows) - 1)
-        position = np.clip(position, 0, len(rows) - 1)
-        left = np.minimum(position.astype(int), max(len(rows) - 2, 0))
-        right = np.minimum(left + 1, len(rows) - 1)
-        values = lerp(rows[left], rows[right], (position - left)[:, None])
+        values = rows_at(rows, position)
         weight = np.where(covered, np.exp(-ENSEMBLE_DECAY * speakers), 0.0)[:, None]
         total += weight * values
         weights += weight

@@ -255,9 +255,15 @@ class RDTPolicy(nn.Module):
         `guidance` draws the robot's slots towards actions that are already decided (`rdt/diffusion/guidance.py`); the
         condition must then not come from inference mode.
         """
-        if guidance is not None:
-            guidance = guidance._replace(weights=guidance.weights * condition.action_mask)
-        return self.sampler(partial(self.denoise, condition=condition), noise, guidance) * condition.action_mask
+        if guidance is None:
+            return self.sampler(partial(self.denoise, condition=condition), noise) * condition.action_mask
+        live = condition.action_mask > 0
+
+        def denoise_live(x: Tensor, timesteps: Tensor) -> Tensor:
+            return self.denoise(torch.where(live, x, x.detach()), timesteps, condition)  # no pull on the other slots
+
+        guidance = guidance._replace(weights=guidance.weights * live)
+        return self.sampler(denoise_live, noise, guidance) * condition.action_mask
 
     @torch.no_grad()
     def predict_action(

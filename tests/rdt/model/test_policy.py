@@ -257,3 +257,24 @@ def test_guidance_draws_the_robots_slots_and_knows_no_others(config, make_policy
     assert (guided[~live] == 0).all()
     assert ((guided != plain)[live]).all()
     assert not guided.requires_grad and all(p.grad is None for p in policy.parameters())
+
+
+def test_guidance_leaves_the_noise_of_other_slots_alone(config, make_policy, make_inputs, make_noise, monkeypatch):
+    """The network reads all slots: a pull on those that the robot lacks would feed it what training never showed."""
+    policy, inputs, noise = make_policy(config), make_inputs(config), make_noise(config)
+    dead = inputs["action_mask"].expand_as(noise) == 0
+    seen, denoise = [], policy.denoise
+
+    def recording(x, timesteps, condition):
+        prediction = denoise(x, timesteps, condition)
+        seen.append((x.detach(), prediction.detach()))
+        return prediction
+
+    monkeypatch.setattr(policy, "denoise", recording)
+    with torch.no_grad():
+        policy.sample(policy.encode_condition(**inputs), noise, guidance_of(noise, 1.0))
+    first = policy.solver_table[0]
+    (x, x0), (after, _) = seen[:2]
+    expected = first.cx * x + first.c0 * x0
+    torch.testing.assert_close(after[dead], expected[dead])
+    assert (after - expected)[~dead].abs().max() > 0.01
