@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from robot_drivers.limits.bounds import Bounds
 from robot_drivers.limits.jump import JumpLimit
 
 Interpolation = Literal["linear", "cubic"]
-Handover = Literal["switch", "blend", "ensemble"]
+Handover = Literal["switch", "blend", "ensemble", "rtc"]
 Outcome = Literal[
     "accepted", "overrun", "out_of_order", "future", "not_finite", "wrong_robot", "jump", "failed", "ignored"
 ]
@@ -115,7 +116,8 @@ class ActionBuffer:
 
     `handover`: "switch" runs straight from the old plan's target to the new chunk's first action; "blend"
     crosses over smoothly during `blend_steps`; "ensemble" averages all chunks that speak about a time, the
-    oldest weighing most (ACT), and needs a chunk every step.
+    oldest weighing most (ACT), and needs a chunk every step; "rtc" switches too, to a chunk that was sampled to go
+    on from this plan.
     """
 
     def __init__(
@@ -167,6 +169,12 @@ class ActionBuffer:
     def remaining(self, now_ns: int) -> int:
         """Actions of the present chunk that are still to come."""
         return len(self._times_ns) - bisect_right(self._times_ns, now_ns)
+
+    def planned(self, times_ns: Sequence[int]) -> list[np.ndarray]:
+        """Targets at ascending times, as many of them as the plan has actions for."""
+        if self._plan is None:
+            return []
+        return [self._plan.at(t) for t in times_ns if t <= self._plan.end_ns]
 
     def splice(self, chunk: ActionChunk, now_ns: int, anchor_ns: int, set_point: np.ndarray) -> Splice:
         """Let a chunk take over from `anchor_ns` on, the time of the last target that was given out.

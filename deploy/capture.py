@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rdt.batch import Condition
-from rdt.diffusion.guidance import LIMIT, Guidance
+from rdt.diffusion.guidance import LIMIT, Guidance, Jacobian
 from rdt.diffusion.solver import TableSampler
 from rdt.model.policy import RDTPolicy
 
@@ -76,7 +76,7 @@ class StaticSampler:
     """
 
     def __init__(
-        self, policy: RDTPolicy, batch: int, buckets: Sequence[int], *, capture: bool, guided: bool = False
+        self, policy: RDTPolicy, batch: int, buckets: Sequence[int], *, capture: bool, guided: Jacobian | None = None
     ) -> None:
         """Allocate, run once and, with `capture`, record the graphs; under `no_grad`, like all later calls."""
         config = policy.config
@@ -110,7 +110,7 @@ class StaticSampler:
                 chunk,
             ]
             self._denoise[bucket] = make_loop(loop, inputs)
-            if guided:
+            if guided is not None:
                 self._guided[bucket] = make_loop(loop, [*inputs, chunk, chunk])
         self._bucket = self.buckets[0]
         self._condition: Condition | None = None
@@ -121,7 +121,8 @@ class StaticSampler:
 
     def serves(self, language_tokens: int, guidance: Guidance | None) -> bool:
         """Whether a request fits what was announced; otherwise it runs eagerly, elsewhere."""
-        announced = guidance is None or (self.guided and guidance.limit == LIMIT)  # a graph keeps its limit
+        # a graph keeps its limit and its Jacobian
+        announced = guidance is None or (guidance.jacobian, guidance.limit) == (self.guided, LIMIT)
         return announced and self.bucket_for(language_tokens) is not None
 
     def project(self, condition: Condition) -> None:
@@ -163,4 +164,7 @@ class StaticSampler:
         condition = policy.join_condition(
             language.output, self._images.output, lang_mask, state, action_mask, ctrl_freqs
         )
-        return policy.sample(condition, noise, Guidance(guidance[0], guidance[1]) if guidance else None)
+        if not guidance:
+            return policy.sample(condition, noise)
+        assert self.guided is not None
+        return policy.sample(condition, noise, Guidance(guidance[0], guidance[1], jacobian=self.guided))

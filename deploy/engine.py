@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.layout import NUM_SLOTS
+from data_pipeline.schema.registry import unknown_name
 from data_pipeline.schema.types import ActionChunk, Observation
 from deploy.capture import LANGUAGE_BUCKETS, StaticSampler
 from deploy.picture_memory import PictureMemory
@@ -26,7 +28,7 @@ from deploy.prefix import Prefix, align
 from deploy.quantization import GATE, GateReport, Quantization, quantize_weights
 from deploy.stage_times import StageTimes
 from rdt.batch import Condition, to_device
-from rdt.diffusion.guidance import Guidance, prefix_weights
+from rdt.diffusion.guidance import Guidance, Jacobian, prefix_weights
 from rdt.model.inputs import check_actions, check_condition
 from rdt.model.policy import RDTPolicy
 from rdt.random import SampleGenerator
@@ -56,6 +58,7 @@ class InferenceEngine:
         quantization: Quantization | None = None,
         gate: float = GATE,
         guided: bool = False,
+        jacobian: Jacobian = "network",
     ) -> None:
         """Take a policy, a loaded checkpoint or the path of one, and make it ready for the first request.
 
@@ -63,7 +66,8 @@ class InferenceEngine:
         network on a GPU, else that of the weights. `capture` (default: on a GPU) makes `warm_up` record CUDA graphs,
         here for batch 1. `compile_backend` ("inductor") puts the blocks through `torch.compile`: half a minute.
         `quantization` stores the blocks in eight bits; raises `QualityError` where actions change more than `gate`.
-        `guided` makes `warm_up` prepare requests with a prefix too; without it they run eagerly.
+        `guided` makes `warm_up` prepare requests with a prefix too; without it they run eagerly. `jacobian` is that
+        of the guidance: "network" as published, or "identity" without a pass backward (`rdt/diffusion/guidance.py`).
         """
         self.device = torch.device(device)
         self._noise = SampleGenerator(seed)
@@ -79,7 +83,9 @@ class InferenceEngine:
         if dtype is None and self.device.type == "cuda" and _num_parameters(self.policy) >= LARGE:
             dtype = torch.bfloat16
         self.policy.to(self.device, dtype).eval().requires_grad_(False)  # guidance differentiates actions alone
-        self._guided = guided
+        if jacobian not in get_args(Jacobian):
+            raise ValueError(unknown_name("jacobian", jacobian, get_args(Jacobian)))
+        self._guided, self._jacobian = guided, jacobian
         self._capture = self.device.type == "cuda" if capture is None else capture
         if self._capture and self.device.type != "cuda":
             raise ValueError(f"CUDA graphs were asked for on device {str(self.device)!r}: leave `capture` out")
@@ -128,7 +134,11 @@ class InferenceEngine:
         """
         for batch in batch_sizes:
             self._samplers[batch] = StaticSampler(
-                self.policy, batch, language_buckets, capture=self._capture, guided=self._guided
+                self.policy,
+                batch,
+                language_buckets,
+                capture=self._capture,
+                guided=self._jacobian if self._guided else None,
             )
         if self._pictures is not None:
             if self._capture:
@@ -153,7 +163,7 @@ class InferenceEngine:
     def predict(self, observation: Observation, prefix: Prefix | None = None) -> ActionChunk:
         """One observation -> one chunk, from fresh noise; frames of the call before are not encoded again.
 
-        With a `prefix` the chunk goes on from its actions, for a pass backward in each denoising step.
+        With a `prefix` the chunk goes on from its actions.
         """
         model, memory = self.model, self._pictures
         assert memory is not None
@@ -261,7 +271,7 @@ class InferenceEngine:
                 rows = prefix_weights(self.horizon, prefix.delay_steps, prefix.execute_steps).numpy()
                 weights[i] = np.outer(rows * known, prefix.chunk.mask)
         scaled = self.model.condition.scale_actions(torch.from_numpy(target).to(self.device), condition.action_mask)
-        return Guidance(scaled, torch.from_numpy(weights).to(self.device))
+        return Guidance(scaled, torch.from_numpy(weights).to(self.device), jacobian=self._jacobian)
 
     def _draw(self, keys: Sequence[int]) -> Float[Tensor, "batch horizon slot"]:
         shape = (self.horizon, self.policy.config.action_dim)

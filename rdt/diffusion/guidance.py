@@ -9,6 +9,10 @@ chunk on the new one's time grid, W their weights and x_t = alpha x0 + sigma eps
 
 instead of x0; alpha = tau, sigma = 1 - tau gives the paper's equations for flows. J^T is the network's own: a
 vector-Jacobian product, one pass backward. Nothing here knows a network, a sampler or a robot.
+
+J is proportional to the covariance of what the network still thinks possible: once it has settled for one way of doing
+the task, the pull towards another is gone. `jacobian="identity"` leaves J out: no pass backward, a prefix that is met
+whatever the network thinks, and rows between which only the next step mediates.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 PrefixSchedule = Literal["exp", "linear", "ones", "zeros"]
+Jacobian = Literal["network", "identity"]
 
 LIMIT = 5.0
 """Largest guidance scale, the paper's beta for five steps; 1 / alpha has no bound at the noisiest step."""
@@ -33,6 +38,7 @@ class Guidance(NamedTuple):
     target: Float[Tensor, "batch horizon slot"]  # Y, in the network's space
     weights: Float[Tensor, "batch horizon #slot"]  # W, in [0, 1]; 0 where the target says nothing
     limit: float = LIMIT
+    jacobian: Jacobian = "network"
 
 
 def prefix_weights(
@@ -75,12 +81,17 @@ def guide_x0(
     target: Float[Tensor, "batch horizon slot"],
     weights: Float[Tensor, "batch horizon #slot"],
     scale: float,
+    jacobian: Jacobian = "network",
 ) -> Float[Tensor, "batch horizon slot"]:
-    """The guided clean action of the equation above; `predict_x0` is asked once and differentiated once.
+    """The guided clean action of the equation above; `predict_x0` is asked once.
 
-    Works under `torch.no_grad`, and holds no graph afterwards. Not under `torch.inference_mode`: what `predict_x0`
-    reads, keys and values for instance, must be ordinary tensors, which a backward pass may keep.
+    With "network" it is differentiated once: also under `torch.no_grad`, and no graph is left. Not under
+    `torch.inference_mode`: what `predict_x0` reads, keys and values for instance, must be ordinary tensors, which a
+    backward pass may keep.
     """
+    if jacobian == "identity":
+        x0 = predict_x0(x_t)
+        return x0 + scale * (weights * (target - x0))
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_()
         x0 = predict_x0(x_t)  # after the line above: else J would be the identity

@@ -158,8 +158,8 @@ def sample(
     """From noise at the first timestep of `table` to a clean action, in `noise.dtype` throughout.
 
     A table with fresh noise takes it from `fresh_noise`, or else draws it from the default generator of the device,
-    which a CUDA graph may do too: each replay draws anew. `guidance` draws the action towards another one, at the
-    cost of a pass backward a step.
+    which a CUDA graph may do too: each replay draws anew. `guidance` draws the action towards another one, with
+    the network's Jacobian at the cost of a pass backward a step.
 
     Give float32 noise to a bfloat16 network too: the published sampler rounds x to the network's type between
     steps, which loses accuracy and saves nothing.
@@ -186,7 +186,7 @@ def _believed(
         return predict_x0(x)
     alpha = 1 / math.hypot(1, step.sigma)  # of alpha^2 + sigma^2 = 1, from sigma / alpha
     scale = guidance_scale(alpha, step.sigma * alpha, guidance.limit)
-    return guide_x0(predict_x0, x, guidance.target, guidance.weights, scale)
+    return guide_x0(predict_x0, x, guidance.target, guidance.weights, scale, guidance.jacobian)
 
 
 class Sampler(Protocol):

@@ -238,18 +238,26 @@ def test_prefixes_of_a_batch_are_each_their_own(make_engine, robot):
         assert np.allclose(together[i].actions, alone.actions, atol=1e-5)
 
 
-def test_announced_guidance_gives_the_same_actions(make_engine, robot):
+@pytest.mark.parametrize("jacobian", ["network", "identity"])
+def test_announced_guidance_gives_the_same_actions(make_engine, robot, jacobian):
     """Forward and backward pass over static buffers, beside the eager road."""
-    plain, static = make_engine(), InferenceEngine(make_engine()._checkpoint, guided=True)
+    checkpoint = make_engine()._checkpoint
+    plain = InferenceEngine(checkpoint, jacobian=jacobian)
+    static = InferenceEngine(checkpoint, guided=True, jacobian=jacobian)
     static.warm_up(batch_sizes=(1,), language_buckets=(3, 16))
-    assert static.sampler(1).guided
+    assert static.sampler(1).guided == jacobian
     for value in (0.1, 0.2, 0.3):
         seen = observation(robot, value)
         for prefix in (prefix_for(seen, robot), None):
             assert np.allclose(static.predict(seen, prefix).actions, plain.predict(seen, prefix).actions, atol=1e-6)
     assert all(not p.requires_grad for p in static.policy.parameters())
-    guidance = Guidance(torch.zeros(1, 5, 128), torch.ones(1, 5, 1))
+    guidance = Guidance(torch.zeros(1, 5, 128), torch.ones(1, 5, 1), jacobian=jacobian)
     assert static.sampler(1).serves(3, guidance) and not static.sampler(1).serves(3, guidance._replace(limit=9.0))
+
+
+def test_an_unknown_jacobian_names_the_known_ones(make_engine):
+    with pytest.raises(ValueError, match="did you mean 'identity'"):
+        InferenceEngine(make_engine().policy, jacobian="identiy")
 
 
 @pytest.mark.gpu

@@ -102,6 +102,14 @@ def test_the_pull_is_the_gradient_by_finite_differences():
         assert float(pull.flatten()[i]) == pytest.approx(float(slope), abs=1e-8)
 
 
+def test_the_identity_is_chosen_by_name_and_takes_no_gradient():
+    x, target, weights = draw(1, 6, 3), draw(1, 6, 3, seed=1), prefix_weights(6, 2, 2).double()[:, None]
+    with torch.inference_mode():
+        x0 = network(x, torch.tensor([300]))
+        found = guide_x0(lambda x: network(x, torch.tensor([300])), x, target, weights, 2.0, "identity")
+    torch.testing.assert_close(found, x0 + 2 * weights * (target - x0))
+
+
 def test_no_graph_is_left_and_none_is_needed_around():
     linear = torch.nn.Linear(3, 3).double()
     x = draw(1, 4, 3)
@@ -115,9 +123,10 @@ def test_no_graph_is_left_and_none_is_needed_around():
 
 @pytest.mark.parametrize("name", list(TABLES))
 @pytest.mark.parametrize("prediction_type", ["sample", "epsilon"])
-def test_weight_zero_is_the_unguided_sampler_bit_for_bit(name, prediction_type):
+@pytest.mark.parametrize("jacobian", ["network", "identity"])
+def test_weight_zero_is_the_unguided_sampler_bit_for_bit(name, prediction_type, jacobian):
     sampler, noise = make_sampler(name, ACP, 5, prediction_type), draw(2, 6, 3).float()
-    guidance = Guidance(draw(2, 6, 3, seed=1).float(), torch.zeros(2, 6, 1))
+    guidance = Guidance(draw(2, 6, 3, seed=1).float(), torch.zeros(2, 6, 1), jacobian=jacobian)
     torch.manual_seed(0)
     expected = sampler(network, noise)
     torch.manual_seed(0)
