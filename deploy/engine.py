@@ -85,6 +85,8 @@ class InferenceEngine:
         self.policy.to(self.device, dtype).eval().requires_grad_(False)  # guidance differentiates actions alone
         if jacobian not in get_args(Jacobian):
             raise ValueError(unknown_name("jacobian", jacobian, get_args(Jacobian)))
+        if guided:
+            _ = self.policy.solver_table  # raises for a sampler that cannot be guided
         self._guided, self._jacobian = guided, jacobian
         self._capture = self.device.type == "cuda" if capture is None else capture
         if self._capture and self.device.type != "cuda":
