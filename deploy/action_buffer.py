@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -156,7 +157,7 @@ class ActionBuffer:
 
     @property
     def chunk(self) -> ActionChunk | None:
-        """The chunk that is being executed, as it came."""
+        """The chunk that is being executed, with the time at which it really began."""
         return self._chunk
 
     def action_at(self, t_ns: int) -> Target | None:
@@ -176,10 +177,13 @@ class ActionBuffer:
             return []
         return [self._plan.at(t) for t in times_ns if t <= self._plan.end_ns]
 
-    def splice(self, chunk: ActionChunk, now_ns: int, anchor_ns: int, set_point: np.ndarray) -> Splice:
+    def splice(
+        self, chunk: ActionChunk, now_ns: int, anchor_ns: int, set_point: np.ndarray, *, from_rest: bool = False
+    ) -> Splice:
         """Let a chunk take over from `anchor_ns` on, the time of the last target that was given out.
 
-        `set_point` is where the robot has been told to be, native; it is used while no plan runs.
+        `set_point` is where the robot has been told to be, native; it is used while no plan runs. `from_rest`: the
+        robot stood all the while since what the chunk answers, so nothing of it has passed: it begins now, whole.
         """
         step_ns, first_ns = chunk.step_ns, chunk.start_ns
         missing = ~chunk.mask[self._robot.slots]
@@ -199,6 +203,9 @@ class ActionBuffer:
         kept = len(rows) - dropped
         if kept < self._min_remaining:
             return Splice("overrun", kept, dropped)
+        if from_rest and dropped:
+            chunk = replace(chunk, start_ns=earliest_ns)
+            first_ns, kept, dropped = earliest_ns, len(rows), 0
         start = set_point if self._plan is None else self._plan.at(anchor_ns)
         if self._jump is not None:
             unit = self._bounds.unit

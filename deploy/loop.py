@@ -103,6 +103,7 @@ class ControlLoop:
     _sent: deque[tuple[int, np.ndarray]]  # what the robot has been told in the last second, with its times
     _pending_ns: int | None  # stamp of the observation that is being answered
     _asked_ns: int  # when it was asked for
+    _asked_at_rest: bool  # and whether the robot stood, with nothing planned
     _num_rejected: int  # in a row
     _was_running: bool  # there has been a plan
     _ended: bool  # and it is over
@@ -195,7 +196,8 @@ class ControlLoop:
             return Splice("ignored", detail="no joint state has come yet")
         self._check_cadence(chunk)
         anchor_ns = max(now_ns, self._target_ns)
-        splice = self._actions.splice(chunk, now_ns, anchor_ns, set_point)
+        from_rest = self._asked_at_rest and not self._was_running
+        splice = self._actions.splice(chunk, now_ns, anchor_ns, set_point, from_rest=from_rest)
         if splice.outcome == "accepted":
             self.counters.chunks += 1
             self.counters.late += self._ended
@@ -234,6 +236,7 @@ class ControlLoop:
             self.counters.stale += 1
         else:
             self._pending_ns, self._asked_ns = answer.stamp_ns, now_ns
+            self._asked_at_rest = not self._was_running
         return answer
 
     def prefix(self, stamp_ns: int) -> Prefix | None:
@@ -341,6 +344,7 @@ class ControlLoop:
         self._sent.clear()
         self._pending_ns = None
         self._asked_ns = 0
+        self._asked_at_rest = False
         self._num_rejected = 0
         self._was_running = False
         self._ended = False

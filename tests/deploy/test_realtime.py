@@ -125,13 +125,12 @@ class Run:
                 chunk = in_flight.pop(0)[1]
                 splice = self.loop.deliver(chunk, now_ns)
                 assert splice.outcome == "accepted"
-                self.first_used_ns = chunk.start_ns + splice.dropped * chunk.step_ns
-                assert self.first_used_ns >= now_ns + TICK  # nothing that is past is ever executed
+                begun = chunk if self.handovers else self.loop._actions.chunk  # the first one waits for nobody
+                assert begun.start_ns + splice.dropped * chunk.step_ns >= now_ns + TICK  # nothing past is executed
                 self.handovers.append(len(self.commanded))
             tick = self.loop.tick(now_ns)
             if tick.positions is None:
                 self.body.hold()
-                self.handovers = []
                 continue
             if self.body.command(tick.positions, tick.stamp_ns):
                 self.loop.push_sent(self.body.set_point, tick.stamp_ns)
