@@ -66,8 +66,9 @@ class InferenceEngine:
         network on a GPU, else that of the weights. `capture` (default: on a GPU) makes `warm_up` record CUDA graphs,
         here for batch 1. `compile_backend` ("inductor") puts the blocks through `torch.compile`: half a minute.
         `quantization` stores the blocks in eight bits; raises `QualityError` where actions change more than `gate`.
-        `guided` makes `warm_up` prepare requests with a prefix too; without it they run eagerly. `jacobian` is that
-        of the guidance: "network" as published, or "identity" without a pass backward (`rdt/diffusion/guidance.py`).
+        `guided` is for requests with a prefix: `warm_up` prepares them too, and the weights, the engine's own from
+        then on, ask for no gradient; without it they run eagerly. `jacobian` is that of the guidance: "network" as
+        published, or "identity" without a pass backward (`rdt/diffusion/guidance.py`).
         """
         self.device = torch.device(device)
         self._noise = SampleGenerator(seed)
@@ -82,11 +83,12 @@ class InferenceEngine:
             self.policy = policy_or_checkpoint.model.to(self.device).eval().policy
         if dtype is None and self.device.type == "cuda" and _num_parameters(self.policy) >= LARGE:
             dtype = torch.bfloat16
-        self.policy.to(self.device, dtype).eval().requires_grad_(False)  # guidance differentiates actions alone
+        self.policy.to(self.device, dtype).eval()
         if jacobian not in get_args(Jacobian):
             raise ValueError(unknown_name("jacobian", jacobian, get_args(Jacobian)))
         if guided:
             _ = self.policy.solver_table  # raises for a sampler that cannot be guided
+            self.policy.requires_grad_(False)  # the backward pass is for the actions alone
         self._guided, self._jacobian = guided, jacobian
         self._capture = self.device.type == "cuda" if capture is None else capture
         if self._capture and self.device.type != "cuda":

@@ -275,3 +275,9 @@ def test_a_guided_graph_equals_the_eager_road(make_engine, robot, dtype):
         assert np.allclose(
             captured.predict_batch(seen[:1], [1], [prefix_for(seen[0], robot)])[0].actions, expected[0], atol=tolerance
         )
+
+
+def test_a_prefix_without_announcement_leaves_a_model_in_training_as_it_was(make_engine, robot):
+    engine, seen = make_engine(), observation(robot)
+    engine.predict(seen, prefix_for(seen, robot))
+    assert all(p.requires_grad and p.grad is None for p in engine.policy.parameters())
