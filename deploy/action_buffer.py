@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.types import ActionChunk
-from deploy.interpolate import brake, hermite, lerp, monotone_slopes, smoothstep, stopping_time
+from deploy.interpolate import brake, hermite, lerp, monotone_slopes, rows_at, smoothstep, stopping_time
 from robot_drivers.limits.bounds import Bounds
 from robot_drivers.limits.jump import JumpLimit
 
 Interpolation = Literal["linear", "cubic"]
-Handover = Literal["switch", "blend", "ensemble"]
+Handover = Literal["switch", "blend", "ensemble", "rtc"]
 Outcome = Literal[
     "accepted", "overrun", "out_of_order", "future", "not_finite", "wrong_robot", "jump", "failed", "ignored"
 ]
@@ -115,7 +117,8 @@ class ActionBuffer:
 
     `handover`: "switch" runs straight from the old plan's target to the new chunk's first action; "blend"
     crosses over smoothly during `blend_steps`; "ensemble" averages all chunks that speak about a time, the
-    oldest weighing most (ACT), and needs a chunk every step.
+    oldest weighing most (ACT), and needs a chunk every step; "rtc" switches too, to a chunk that was sampled to go
+    on from this plan.
     """
 
     def __init__(
@@ -154,7 +157,7 @@ class ActionBuffer:
 
     @property
     def chunk(self) -> ActionChunk | None:
-        """The chunk that is being executed, as it came."""
+        """The chunk that is being executed, with the time at which it really began."""
         return self._chunk
 
     def action_at(self, t_ns: int) -> Target | None:
@@ -168,10 +171,19 @@ class ActionBuffer:
         """Actions of the present chunk that are still to come."""
         return len(self._times_ns) - bisect_right(self._times_ns, now_ns)
 
-    def splice(self, chunk: ActionChunk, now_ns: int, anchor_ns: int, set_point: np.ndarray) -> Splice:
+    def planned(self, times_ns: Sequence[int]) -> list[np.ndarray]:
+        """Targets at ascending times, as many of them as the plan has actions for."""
+        if self._plan is None:
+            return []
+        return [self._plan.at(t) for t in times_ns if t <= self._plan.end_ns]
+
+    def splice(
+        self, chunk: ActionChunk, now_ns: int, anchor_ns: int, set_point: np.ndarray, *, from_rest: bool = False
+    ) -> Splice:
         """Let a chunk take over from `anchor_ns` on, the time of the last target that was given out.
 
-        `set_point` is where the robot has been told to be, native; it is used while no plan runs.
+        `set_point` is where the robot has been told to be, native; it is used while no plan runs. `from_rest`: the
+        robot stood all the while since what the chunk answers, so nothing of it has passed: it begins now, whole.
         """
         step_ns, first_ns = chunk.step_ns, chunk.start_ns
         missing = ~chunk.mask[self._robot.slots]
@@ -191,6 +203,9 @@ class ActionBuffer:
         kept = len(rows) - dropped
         if kept < self._min_remaining:
             return Splice("overrun", kept, dropped)
+        if from_rest and dropped:
+            chunk = replace(chunk, start_ns=earliest_ns)
+            first_ns, kept, dropped = earliest_ns, len(rows), 0
         start = set_point if self._plan is None else self._plan.at(anchor_ns)
         if self._jump is not None:
             unit = self._bounds.unit
@@ -249,10 +264,7 @@ def ensemble(chunks: list[tuple[int, int, np.ndarray]], times_ns: list[int]) -> 
     for start_ns, step_ns, rows in chunks:
         position = (np.array(times_ns) - start_ns) / step_ns  # in steps of that chunk
         covered = (position >= 0) & (position <= len(rows) - 1)
-        position = np.clip(position, 0, len(rows) - 1)
-        left = np.minimum(position.astype(int), max(len(rows) - 2, 0))
-        right = np.minimum(left + 1, len(rows) - 1)
-        values = lerp(rows[left], rows[right], (position - left)[:, None])
+        values = rows_at(rows, position)
         weight = np.where(covered, np.exp(-ENSEMBLE_DECAY * speakers), 0.0)[:, None]
         total += weight * values
         weights += weight

@@ -25,7 +25,7 @@ from deploy.device import choose_device
 from deploy.engine import InferenceEngine
 from deploy.quantization import weight_bytes
 from rdt.batch import Condition
-from rdt.diffusion.solver import solver_step
+from rdt.diffusion.solver import clean_action, solver_step
 from rdt.encoders.condition import ConditionConfig
 from rdt.encoders.pretrained import save_random_siglip
 from rdt.encoders.t5 import CachedT5
@@ -111,7 +111,8 @@ def naive_sample(policy: RDTPolicy, condition: Condition, noise: Tensor) -> Tens
     for step in policy.solver_table:
         timesteps = torch.full((1,), step.timestep, device=x.device)
         encoded = policy.encode_condition(**vars(condition), key_values=False)
-        x, x0 = solver_step(step, x, policy.denoise(x, timesteps, encoded).to(x.dtype), x0)
+        x0_before, x0 = x0, clean_action(step, x, policy.denoise(x, timesteps, encoded).to(x.dtype))
+        x = solver_step(step, x, x0, x0_before)
     return x * condition.action_mask
 
 

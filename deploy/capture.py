@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rdt.batch import Condition
+from rdt.diffusion.guidance import LIMIT, Guidance, Jacobian
 from rdt.diffusion.solver import TableSampler
 from rdt.model.policy import RDTPolicy
 
@@ -71,12 +72,16 @@ class StaticSampler:
     """Projection and denoising of one batch size; language is padded to one of a few lengths.
 
     Keys and values of the pictures are one set of buffers, which the denoising graphs of all language lengths read.
+    A guided loop is a graph of its own, forward and backward passes together: the plain one does not pay for it.
     """
 
-    def __init__(self, policy: RDTPolicy, batch: int, buckets: Sequence[int], *, capture: bool) -> None:
-        """Allocate, run once and, with `capture`, record the graphs; in inference mode, like all later calls."""
+    def __init__(
+        self, policy: RDTPolicy, batch: int, buckets: Sequence[int], *, capture: bool, guided: Jacobian | None = None
+    ) -> None:
+        """Allocate, run once and, with `capture`, record the graphs; under `no_grad`, like all later calls."""
         config = policy.config
         self.batch = batch
+        self.guided = guided
         self.buckets = tuple(sorted({min(bucket, config.max_lang_cond_len) for bucket in buckets}))
         pool = torch.cuda.graph_pool_handle() if capture else None
         make = partial(Captured, capture=capture, pool=pool)
@@ -87,30 +92,38 @@ class StaticSampler:
         self._images = make(policy.project_images, [zeros(config.img_cond_len, config.img_token_dim)])
         self._language: dict[int, Captured] = {}
         self._denoise: dict[int, Captured] = {}
+        self._guided: dict[int, Captured] = {}
+        # a scheduler of diffusers looks at the host in every step
+        make_loop = partial(Captured, capture=capture and isinstance(policy.sampler, TableSampler), pool=pool)
+        chunk = zeros(config.pred_horizon, config.action_dim, dtype=torch.float32)
         for bucket in self.buckets:
             words = torch.ones(batch, bucket, dtype=torch.bool, device=policy.device)
             language = self._language[bucket] = make(
                 policy.project_language, [zeros(bucket, config.lang_token_dim), words]
             )
-            self._denoise[bucket] = Captured(
-                partial(self._sample, policy, language),
-                [
-                    words,
-                    zeros(1, config.state_token_dim, dtype=torch.float32),
-                    zeros(1, config.action_dim, dtype=torch.float32),
-                    zeros(dtype=torch.float32),
-                    zeros(config.pred_horizon, config.action_dim, dtype=torch.float32),
-                ],
-                # a scheduler of diffusers looks at the host in every step
-                capture=capture and isinstance(policy.sampler, TableSampler),
-                pool=pool,
-            )
+            loop = partial(self._sample, policy, language)
+            inputs = [
+                words,
+                zeros(1, config.state_token_dim, dtype=torch.float32),
+                zeros(1, config.action_dim, dtype=torch.float32),
+                zeros(dtype=torch.float32),
+                chunk,
+            ]
+            self._denoise[bucket] = make_loop(loop, inputs)
+            if guided is not None:
+                self._guided[bucket] = make_loop(loop, [*inputs, chunk, chunk])
         self._bucket = self.buckets[0]
         self._condition: Condition | None = None
 
     def bucket_for(self, language_tokens: int) -> int | None:
         """The shortest captured length that holds an instruction; None: it is longer than all of them."""
         return next((bucket for bucket in self.buckets if bucket >= language_tokens), None)
+
+    def serves(self, language_tokens: int, guidance: Guidance | None) -> bool:
+        """Whether a request fits what was announced; otherwise it runs eagerly, elsewhere."""
+        # a graph keeps its limit and its Jacobian
+        announced = guidance is None or (guidance.jacobian, guidance.limit) == (self.guided, LIMIT)
+        return announced and self.bucket_for(language_tokens) is not None
 
     def project(self, condition: Condition) -> None:
         """Keys and values of all layers, from which `denoise` then samples."""
@@ -126,13 +139,16 @@ class StaticSampler:
         self._language[bucket](F.pad(language, (0, 0, 0, padding)), self._lang_mask)
         self._bucket, self._condition = bucket, condition
 
-    def denoise(self, noise: Float[Tensor, "batch horizon slot"]) -> Float[Tensor, "batch horizon slot"]:
-        """Actions from noise; overwritten by the next call."""
+    def denoise(
+        self, noise: Float[Tensor, "batch horizon slot"], guidance: Guidance | None = None
+    ) -> Float[Tensor, "batch horizon slot"]:
+        """Actions from noise, guided where that was announced; overwritten by the next call."""
         condition = self._condition
         assert condition is not None
-        return self._denoise[self._bucket](
-            self._lang_mask, condition.state_tokens, condition.action_mask, condition.ctrl_freqs, noise
-        )
+        inputs = self._lang_mask, condition.state_tokens, condition.action_mask, condition.ctrl_freqs, noise
+        if guidance is None:
+            return self._denoise[self._bucket](*inputs)
+        return self._guided[self._bucket](*inputs, guidance.target, guidance.weights)
 
     def _sample(
         self,
@@ -143,8 +159,12 @@ class StaticSampler:
         action_mask: Float[Tensor, "batch 1 slot"],
         ctrl_freqs: Float[Tensor, " batch"],
         noise: Float[Tensor, "batch horizon slot"],
+        *guidance: Float[Tensor, "batch horizon slot"],
     ) -> Float[Tensor, "batch horizon slot"]:
         condition = policy.join_condition(
             language.output, self._images.output, lang_mask, state, action_mask, ctrl_freqs
         )
-        return policy.sample(condition, noise)
+        if not guidance:
+            return policy.sample(condition, noise)
+        assert self.guided is not None
+        return policy.sample(condition, noise, Guidance(guidance[0], guidance[1], jacobian=self.guided))

@@ -76,6 +76,25 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--sampling-steps", type=_POSITIVE, metavar="N", help="denoising steps; else the checkpoint's"
     )
+    evaluate.add_argument(
+        "--handover",
+        choices=["switch", "blend", "ensemble", "rtc"],
+        default="switch",
+        help="from plan to plan; rtc: real-time chunking",
+    )
+    evaluate.add_argument(
+        "--latency-ms",
+        type=whole_number(0),
+        default=0,
+        metavar="MS",
+        help="from an observation to its chunk, in simulated time",
+    )
+    evaluate.add_argument(
+        "--jacobian",
+        choices=["network", "identity"],
+        default="network",
+        help="of rtc's guidance: the published one, or none, which is cheaper",
+    )
     _add_device(evaluate)
 
     serve = commands.add_parser("serve", help="a checkpoint as a policy server over websocket and msgpack")

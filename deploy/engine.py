@@ -3,12 +3,15 @@
 On a GPU everything has a fixed shape: the vision encoder, the projection of the condition to keys and values, and
 the whole denoising loop are CUDA graphs, captured in `warm_up` before the first request. On a CPU, and for batch
 sizes that were not announced, the same code runs eagerly. Serves one robot, or many simulated ones side by side.
+
+Asked with a `Prefix`, it samples what goes on from actions that are already decided (real-time chunking).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -17,12 +20,15 @@ from torch import Tensor
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.layout import NUM_SLOTS
+from data_pipeline.schema.registry import unknown_name
 from data_pipeline.schema.types import ActionChunk, Observation
 from deploy.capture import LANGUAGE_BUCKETS, StaticSampler
 from deploy.picture_memory import PictureMemory
+from deploy.prefix import Prefix, align
 from deploy.quantization import GATE, GateReport, Quantization, quantize_weights
 from deploy.stage_times import StageTimes
 from rdt.batch import Condition, to_device
+from rdt.diffusion.guidance import Guidance, Jacobian, prefix_weights
 from rdt.model.inputs import check_actions, check_condition
 from rdt.model.policy import RDTPolicy
 from rdt.random import SampleGenerator
@@ -51,6 +57,8 @@ class InferenceEngine:
         compile_backend: str | None = None,
         quantization: Quantization | None = None,
         gate: float = GATE,
+        guided: bool = False,
+        jacobian: Jacobian = "network",
     ) -> None:
         """Take a policy, a loaded checkpoint or the path of one, and make it ready for the first request.
 
@@ -58,6 +66,9 @@ class InferenceEngine:
         network on a GPU, else that of the weights. `capture` (default: on a GPU) makes `warm_up` record CUDA graphs,
         here for batch 1. `compile_backend` ("inductor") puts the blocks through `torch.compile`: half a minute.
         `quantization` stores the blocks in eight bits; raises `QualityError` where actions change more than `gate`.
+        `guided` is for requests with a prefix: `warm_up` prepares them too, and the weights, the engine's own from
+        then on, ask for no gradient; without it they run eagerly. `jacobian` is that of the guidance: "network" as
+        published, or "identity" without a pass backward (`rdt/diffusion/guidance.py`).
         """
         self.device = torch.device(device)
         self._noise = SampleGenerator(seed)
@@ -73,6 +84,12 @@ class InferenceEngine:
         if dtype is None and self.device.type == "cuda" and _num_parameters(self.policy) >= LARGE:
             dtype = torch.bfloat16
         self.policy.to(self.device, dtype).eval()
+        if jacobian not in get_args(Jacobian):
+            raise ValueError(unknown_name("jacobian", jacobian, get_args(Jacobian)))
+        if guided:
+            _ = self.policy.solver_table  # raises for a sampler that cannot be guided
+            self.policy.requires_grad_(False)  # the backward pass is for the actions alone
+        self._guided, self._jacobian = guided, jacobian
         self._capture = self.device.type == "cuda" if capture is None else capture
         if self._capture and self.device.type != "cuda":
             raise ValueError(f"CUDA graphs were asked for on device {str(self.device)!r}: leave `capture` out")
@@ -113,14 +130,20 @@ class InferenceEngine:
         """Frames per camera that the policy looks at."""
         return self.model.condition.config.image_history
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def warm_up(self, batch_sizes: Iterable[int] = (1,), language_buckets: Sequence[int] = LANGUAGE_BUCKETS) -> None:
         """Make the first request as fast as the hundredth, for these batch sizes and language lengths.
 
         Allocates their buffers and, on a GPU, captures their graphs: seconds. Other sizes run eagerly.
         """
         for batch in batch_sizes:
-            self._samplers[batch] = StaticSampler(self.policy, batch, language_buckets, capture=self._capture)
+            self._samplers[batch] = StaticSampler(
+                self.policy,
+                batch,
+                language_buckets,
+                capture=self._capture,
+                guided=self._jacobian if self._guided else None,
+            )
         if self._pictures is not None:
             if self._capture:
                 self._pictures.capture({len(self.cameras), len(self.cameras) * self.image_history} - {0})
@@ -141,43 +164,56 @@ class InferenceEngine:
         """Milliseconds of the latest `predict` calls: decode, encode, project, denoise, copy, total -> p50, p99."""
         return self._times.summary()
 
-    def predict(self, observation: Observation) -> ActionChunk:
-        """One observation -> one chunk, from fresh noise; frames of the call before are not encoded again."""
+    def predict(self, observation: Observation, prefix: Prefix | None = None) -> ActionChunk:
+        """One observation -> one chunk, from fresh noise; frames of the call before are not encoded again.
+
+        With a `prefix` the chunk goes on from its actions.
+        """
         model, memory = self.model, self._pictures
         assert memory is not None
         self._num_calls += 1
-        with torch.inference_mode():
+        with torch.no_grad():
             self._times.start()
             batch = to_device(model.condition.collate([observation], resize_pictures=False), self.device)
             pictures = memory.prepare(observation)
             self._times.mark("decode")
             condition = model.condition(batch, memory.features(pictures))
+            guidance = self._guidance([observation], [prefix], condition)
             noise = self._draw([self._num_calls])
             self._times.mark("encode")
-            actions = self._sample(condition, model.place_noise(noise, condition.action_mask))
+            actions = self._sample(condition, model.place_noise(noise, condition.action_mask), guidance)
             actions = model.condition.unscale_actions(actions, condition.action_mask).cpu()
             self._times.mark("copy")
             self._times.finish()
         return self._chunk(observation, actions[0].float().numpy())
 
-    def predict_batch(self, observations: Sequence[Observation], noise_keys: Sequence[int]) -> list[ActionChunk]:
+    def predict_batch(
+        self,
+        observations: Sequence[Observation],
+        noise_keys: Sequence[int],
+        prefixes: Sequence[Prefix | None] | None = None,
+    ) -> list[ActionChunk]:
         """Chunks of independent observations in one pass; equal keys draw equal noise, whatever the batch."""
         model = self.model
-        with torch.inference_mode():
+        with torch.no_grad():
             condition = model.condition(model.observe(observations))
+            guidance = self._guidance(observations, prefixes or [None] * len(observations), condition)
             noise = model.place_noise(self._draw(noise_keys), condition.action_mask)
-            actions = model.condition.unscale_actions(self._sample(condition, noise), condition.action_mask)
+            actions = model.condition.unscale_actions(self._sample(condition, noise, guidance), condition.action_mask)
             rows = actions.float().cpu().numpy()
         return [self._chunk(observation, row) for observation, row in zip(observations, rows, strict=True)]
 
     def sample(
-        self, condition: Condition, noise: Float[Tensor, "batch horizon slot"] | None = None
+        self,
+        condition: Condition,
+        noise: Float[Tensor, "batch horizon slot"] | None = None,
+        guidance: Guidance | None = None,
     ) -> Float[Tensor, "batch horizon slot"]:
-        """The denoising loop alone, in the network's scaled space; equals `RDTPolicy.predict_action`.
+        """The denoising loop alone, in the network's scaled space; equals `RDTPolicy.predict_action` unguided.
 
         Raises `ValueError` for tokens or noise that do not fit the network (`rdt/model/inputs.py`).
         """
-        with torch.inference_mode():
+        with torch.no_grad():
             condition = to_device(condition, self.device)
             check_condition(self.policy.config, self.device, **vars(condition))
             if noise is None:
@@ -187,7 +223,7 @@ class InferenceEngine:
                     noise = self.model.place_noise(noise, condition.action_mask)
             noise = noise.to(self.device)
             check_actions(self.policy.config, self.device, len(condition.state_tokens), noise=noise)
-            return self._sample(condition, noise).clone()
+            return self._sample(condition, noise, guidance).clone()
 
     def example_observation(self) -> Observation:
         """A valid observation of the policy's robot: all joints at 0, all cameras present."""
@@ -206,20 +242,40 @@ class InferenceEngine:
         )
 
     def _sample(
-        self, condition: Condition, noise: Float[Tensor, "batch horizon slot"]
+        self,
+        condition: Condition,
+        noise: Float[Tensor, "batch horizon slot"],
+        guidance: Guidance | None = None,
     ) -> Float[Tensor, "batch horizon slot"]:
         """Actions, which the next call may overwrite; captured where this size was announced."""
         sampler = self._samplers.get(len(noise))
-        if sampler is not None and sampler.bucket_for(condition.lang_tokens.shape[1]) is not None:
+        if sampler is not None and sampler.serves(condition.lang_tokens.shape[1], guidance):
             sampler.project(condition)
             self._times.mark("project")
-            actions = sampler.denoise(noise)
+            actions = sampler.denoise(noise, guidance)
         else:
             encoded = self.policy.encode_condition(**vars(condition))
             self._times.mark("project")
-            actions = self.policy.sample(encoded, noise.float())
+            actions = self.policy.sample(encoded, noise.float(), guidance)
         self._times.mark("denoise")
         return actions
+
+    def _guidance(
+        self, observations: Sequence[Observation], prefixes: Sequence[Prefix | None], condition: Condition
+    ) -> Guidance | None:
+        """Prefixes on the time grids of the chunks to come, scaled; a row without one weighs nothing."""
+        if all(prefix is None for prefix in prefixes):
+            return None
+        target = np.zeros((len(prefixes), self.horizon, NUM_SLOTS), dtype=np.float32)
+        weights = np.zeros_like(target)
+        for i, (observation, prefix) in enumerate(zip(observations, prefixes, strict=True)):
+            if prefix is not None:
+                start_ns = self._start_ns(observation)
+                target[i], known = align(prefix.chunk, start_ns, observation.control_hz, self.horizon)
+                rows = prefix_weights(self.horizon, prefix.delay_steps, prefix.execute_steps).numpy()
+                weights[i] = np.outer(rows * known, prefix.chunk.mask)
+        scaled = self.model.condition.scale_actions(torch.from_numpy(target).to(self.device), condition.action_mask)
+        return Guidance(scaled, torch.from_numpy(weights).to(self.device), jacobian=self._jacobian)
 
     def _draw(self, keys: Sequence[int]) -> Float[Tensor, "batch horizon slot"]:
         shape = (self.horizon, self.policy.config.action_dim)
@@ -254,6 +310,10 @@ class InferenceEngine:
         if self._checkpoint is None:
             raise ValueError("this engine holds a bare policy without encoders and robot: open a checkpoint folder")
         return self._checkpoint
+
+    def _start_ns(self, observation: Observation) -> int:
+        """The time that a chunk's first action is meant for."""
+        return observation.stamp_ns + self.robot.action_offset_steps * round(1e9 / observation.control_hz)
 
     def _chunk(self, observation: Observation, actions: np.ndarray) -> ActionChunk:
         return ActionChunk.answering(observation, actions, self.robot.action_offset_steps)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from data_pipeline.atomic import check_writable, remove_leftovers, write_json
 from data_pipeline.schema.types import Observation
 from data_pipeline.workers import num_workers, run_ordered
+from deploy.action_buffer import Handover
 from deploy.device import choose_device
 from deploy.doctor import require, versions
 from deploy.engine import InferenceEngine
@@ -29,10 +30,11 @@ from deploy.intervals import paired_difference_interval, wilson_interval
 from deploy.loop import LoopSettings
 from deploy.rollout import Outcome, Trial, run_trials
 from deploy.video import find_ffmpeg
+from rdt.diffusion.guidance import Jacobian
 from rdt.diffusion.solver import DEFAULT_SAMPLER
 from rdt.train.checkpoint import load_checkpoint
 from robot_drivers.sim.render import settle_backend
-from robot_drivers.sim.scene import load_scene
+from robot_drivers.sim.scene import CONTROL_HZ, load_scene
 from robot_drivers.sim.tasks import CONTROL_INSTRUCTION, ENVIRONMENTS, TASKS, Environment, lookup
 
 FIRST_SEED = 1_000_000_000
@@ -55,6 +57,9 @@ class Settings:
     device: str = "auto"
     sampler: str = DEFAULT_SAMPLER
     sampling_steps: int | None = None  # None: those of the checkpoint
+    handover: Handover = "switch"  # from plan to plan
+    latency_ms: int = 0  # from an observation to its chunk, in simulated time
+    jacobian: Jacobian = "network"  # of the guidance by which "rtc" samples
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,17 @@ class _Job:
 
 
 def command(args: argparse.Namespace) -> None:
-    settings = Settings(args.env, args.episodes, args.seed, args.device, args.sampler, args.sampling_steps)
+    settings = Settings(
+        args.env,
+        args.episodes,
+        args.seed,
+        args.device,
+        args.sampler,
+        args.sampling_steps,
+        args.handover,
+        args.latency_ms,
+        args.jacobian,
+    )
     out = Path(args.out)
     if (out / "report.json").exists():
         raise ValueError(f"{out} holds a report already: give another --out")
@@ -102,6 +117,9 @@ def evaluate(checkpoint: Path, settings: Settings, out: Path, workers: int | Non
         "seed": settings.seed,
         "sampler": settings.sampler,
         "sampling_steps": settings.sampling_steps or engine.policy.config.num_inference_timesteps,
+        "handover": settings.handover,
+        "latency_ms": settings.latency_ms,
+        "jacobian": settings.jacobian if settings.handover == "rtc" else None,
         "faults": sum(o.fault is not None for o in outcomes),
         "wall_seconds": round(time.perf_counter() - started, 3),
         "train_seconds": None,
@@ -180,7 +198,14 @@ def summary(report: dict[str, Any]) -> str:
 def _run_job(job: _Job) -> list[Outcome]:
     engine = _engine(job.checkpoint, job.settings)
     torch.manual_seed(job.trials[0].seed)  # for samplers that draw fresh noise in each step
-    return run_trials(engine, job.trials, LoopSettings(cameras=engine.cameras, history=engine.image_history))
+    handover = job.settings.handover
+    loop = LoopSettings(
+        cameras=engine.cameras,
+        history=engine.image_history,
+        handover=handover,
+        execute_steps=1 if handover == "ensemble" else LoopSettings.execute_steps,  # it averages a chunk a step
+    )
+    return run_trials(engine, job.trials, loop, round(job.settings.latency_ms * 1e-3 * CONTROL_HZ))
 
 
 @functools.lru_cache(maxsize=1)
@@ -188,7 +213,8 @@ def _engine(checkpoint: Path, settings: Settings) -> InferenceEngine:
     device = choose_device(settings.device)
     loaded = load_checkpoint(checkpoint, device)
     loaded.model.policy.set_sampler(settings.sampler, settings.sampling_steps)
-    return InferenceEngine(loaded, device, settings.seed)
+    guided = settings.handover == "rtc"
+    return InferenceEngine(loaded, device, settings.seed, guided=guided, jacobian=settings.jacobian)
 
 
 def _rates(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -14,6 +14,14 @@ def lerp(before: np.ndarray, after: np.ndarray, fraction: float) -> np.ndarray:
     return before + fraction * (after - before)
 
 
+def rows_at(rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Rows (n, entries) at positions (n,) counted in rows, on straight lines between them; the end rows beyond them."""
+    positions = np.clip(positions, 0, len(rows) - 1)
+    left = np.minimum(positions.astype(int), max(len(rows) - 2, 0))
+    right = np.minimum(left + 1, len(rows) - 1)
+    return rows[left] + (positions - left)[:, None] * (rows[right] - rows[left])
+
+
 def rdt_linear(before: np.ndarray, after: np.ndarray, max_step: np.ndarray) -> np.ndarray:
     """The published interpolation (spec rdt.md section 12): rows (n, entries) on the line, the last one `after`.
 

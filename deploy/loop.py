@@ -3,6 +3,7 @@
     state, frames -> push_*        at any rate
     wants_observation(now)         the plan is running short
     observation(now)               one Observation for the inference process, or why there is none
+    prefix(stamp)                  what the answer to it must go on from (hand-over "rtc")
     deliver(chunk, now)            when an answer comes, however late
     tick(now)                      a native command for the guarded robot, or hold
 
@@ -13,6 +14,7 @@ a simulator drives the same loop in lockstep.
 from __future__ import annotations
 
 import math
+import warnings
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
@@ -24,7 +26,9 @@ from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import unknown_name
 from data_pipeline.schema.types import ActionChunk, Observation
 from deploy.action_buffer import ActionBuffer, Handover, Interpolation, Splice
+from deploy.interpolate import rows_at
 from deploy.observation_buffer import ObservationBuffer, Stale
+from deploy.prefix import Prefix
 from robot_drivers.limits.bounds import Bounds
 from robot_drivers.limits.jump import JumpLimit
 from robot_drivers.types import CameraFrame
@@ -44,7 +48,7 @@ class LoopSettings:
     """How the loop runs; rates and limits of the robot stand in its YAML."""
 
     tick_hz: float = 50.0
-    execute_steps: int = 8  # actions of a chunk that are executed before the next one is asked for
+    execute_steps: int = 8  # actions of a chunk that are executed before the next one is asked for; more if it is late
     interpolation: Interpolation = "linear"
     handover: Handover = "switch"
     blend_steps: float = 2.0  # duration of a blended hand-over
@@ -96,8 +100,10 @@ class ControlLoop:
 
     _set_point: np.ndarray | None  # the last positions that were given out
     _target_ns: int  # and the time that they, or a hold in their place, were meant for
+    _sent: deque[tuple[int, np.ndarray]]  # what the robot has been told in the last second, with its times
     _pending_ns: int | None  # stamp of the observation that is being answered
     _asked_ns: int  # when it was asked for
+    _asked_at_rest: bool  # and whether the robot stood, with nothing planned
     _num_rejected: int  # in a row
     _was_running: bool  # there has been a plan
     _ended: bool  # and it is over
@@ -126,6 +132,8 @@ class ControlLoop:
             jump=JumpLimit(self._bounds, settings.jump_rad, settings.gripper_jump),
         )
         self._latencies_ns: deque[int] = deque(maxlen=10)
+        self._told_too_slow = False
+        self._sent = deque(maxlen=math.ceil(settings.tick_hz))
         self._forget()
 
     # modes
@@ -166,6 +174,11 @@ class ControlLoop:
         """A camera frame; False if it was refused."""
         return self._observations.push_frame(frame, now_ns)
 
+    def push_sent(self, native: np.ndarray, stamp_ns: int) -> None:
+        """What the limits made of the command for `stamp_ns`, where they changed it."""
+        if self._sent and self._sent[-1][0] == stamp_ns:
+            self._sent[-1] = (stamp_ns, native)
+
     def deliver(self, chunk: ActionChunk | None, now_ns: int) -> Splice:
         """The answer to an observation; `None` says that inference failed. Unusable chunks change nothing."""
         pending_ns = self._pending_ns
@@ -181,8 +194,10 @@ class ControlLoop:
         set_point = self._set_point if self._set_point is not None else self._measured_as_command()
         if set_point is None:
             return Splice("ignored", detail="no joint state has come yet")
+        self._check_cadence(chunk)
         anchor_ns = max(now_ns, self._target_ns)
-        splice = self._actions.splice(chunk, now_ns, anchor_ns, set_point)
+        from_rest = self._asked_at_rest and not self._was_running
+        splice = self._actions.splice(chunk, now_ns, anchor_ns, set_point, from_rest=from_rest)
         if splice.outcome == "accepted":
             self.counters.chunks += 1
             self.counters.late += self._ended
@@ -210,7 +225,8 @@ class ControlLoop:
         if horizon is None:
             return True
         delay = self._delay_steps()
-        enough = max(horizon - self._settings.execute_steps, delay + 1 if delay else 0)
+        execute = max(self._settings.execute_steps, delay)
+        enough = max(horizon - execute, delay + 1 if delay else 0)
         return self._actions.remaining(now_ns) <= enough
 
     def observation(self, now_ns: int) -> Observation | Stale:
@@ -220,7 +236,35 @@ class ControlLoop:
             self.counters.stale += 1
         else:
             self._pending_ns, self._asked_ns = answer.stamp_ns, now_ns
+            self._asked_at_rest = not self._was_running
         return answer
+
+    def prefix(self, stamp_ns: int) -> Prefix | None:
+        """What is decided of the chunk that answers an observation of `stamp_ns`, for hand-over "rtc".
+
+        On the chunk's own time grid: what the robot was told for times up to the last tick, then what the plan
+        proposes. `None` where there is no plan to go on from, and for the other hand-overs.
+        """
+        present = self._actions.chunk
+        if self._settings.handover != "rtc" or self.mode is not Mode.RUN or present is None or not self._sent:
+            return None
+        step_ns = round(1e9 / self._robot.rate_hz)
+        first_ns = stamp_ns + self._robot.action_offset_steps * step_ns
+        times = first_ns + step_ns * np.arange(present.horizon)
+        times = times[times >= self._sent[0][0]]
+        past, to_come = times[times <= self._target_ns], times[times > self._target_ns]
+        stamps, told = zip(*self._sent, strict=True)
+        rows = [*rows_at(np.array(told), np.interp(past, stamps, np.arange(len(stamps))))]
+        rows += self._actions.planned(to_come.tolist())
+        if not rows:
+            return None
+        vector, mask = self._robot.to_unified(np.array(rows), "action")
+        earliest_ns = max(self._latencies_ns, default=0) + self._tick_ns  # of an action that can still be executed
+        return Prefix(
+            ActionChunk(int(times[0]), self._robot.rate_hz, vector, mask),
+            delay_steps=max(math.ceil(earliest_ns / step_ns) - self._robot.action_offset_steps, 0),
+            execute_steps=max(round((first_ns - present.start_ns) / step_ns), 0),
+        )
 
     def tick(self, now_ns: int) -> Tick:
         """The command for one tick from now. Send it to the guarded robot, or tell the robot to hold."""
@@ -231,6 +275,7 @@ class ControlLoop:
             self.counters.holds += self.mode is Mode.RUN
         else:
             self._set_point = positions
+            self._sent.append((target_ns, positions))
         self._target_ns = target_ns
         return Tick(positions, target_ns, why, self.wants_observation(now_ns))
 
@@ -269,6 +314,19 @@ class ControlLoop:
             return 0
         return math.ceil(max(self._latencies_ns) * 1e-9 * self._robot.rate_hz)
 
+    def _check_cadence(self, chunk: ActionChunk) -> None:
+        """Chunks follow each other without a gap if delay <= execute <= horizon - delay, all in steps (RTC)."""
+        delay = self._delay_steps()
+        if 2 * delay > chunk.horizon and not self._told_too_slow:
+            self._told_too_slow = True
+            warnings.warn(
+                f"a chunk comes {delay} steps after what it answers, more than half of its {chunk.horizon}: plans will "
+                "end before the next one is there, and the robot brakes each time. Use a longer horizon, fewer "
+                "sampling steps or a faster network",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
     def _measured_as_command(self) -> np.ndarray | None:
         measured = self._observations.newest_state()
         return None if measured is None else self._bounds.as_command(measured)
@@ -283,8 +341,10 @@ class ControlLoop:
         self._actions.clear()
         self._set_point = None
         self._target_ns = 0
+        self._sent.clear()
         self._pending_ns = None
         self._asked_ns = 0
+        self._asked_at_rest = False
         self._num_rejected = 0
         self._was_running = False
         self._ended = False

@@ -36,7 +36,7 @@ class Known(NamedTuple):
 
 
 class PictureMemory:
-    """Pictures of one robot, observation after observation; every call in inference mode."""
+    """Pictures of one robot, observation after observation; every call without gradients."""
 
     def __init__(self, encoder: ConditionEncoder, device: torch.device) -> None:
         self._encoder = encoder

@@ -45,7 +45,7 @@ class QualityError(ValueError):
     """Quantised weights that change the actions more than the gate allows."""
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: a guided loop differentiates through these weights
 def quantize_weights(
     policy: RDTPolicy,
     kind: Quantization,

@@ -2,12 +2,13 @@
 
 Per control tick and robot: the state into the loop, a picture only when the loop asks for an observation, a
 command out of it through the limits, one step of physics. Observations that fall due in the same tick share one
-pass of the network, which takes no simulated time.
+pass of the network, whose answers come after as many ticks as one likes: 0, or the latency of a real robot's computer.
 """
 
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.schema.embodiment import Embodiment
-from data_pipeline.schema.types import Observation
+from data_pipeline.schema.types import ActionChunk, Observation
 from deploy.engine import InferenceEngine
 from deploy.loop import ControlLoop, LoopSettings
 from deploy.video import write_video
@@ -63,17 +64,21 @@ class Outcome:
         return self.trial.task in self.did
 
 
-def run_trials(engine: InferenceEngine, trials: Sequence[Trial], settings: LoopSettings) -> list[Outcome]:
-    """Run all trials in lockstep and judge them."""
+def run_trials(
+    engine: InferenceEngine, trials: Sequence[Trial], settings: LoopSettings, latency_ticks: int = 0
+) -> list[Outcome]:
+    """Run all trials in lockstep and judge them; a chunk comes `latency_ticks` after it was asked for."""
     episodes = [_Episode(engine.robot, trial, settings) for trial in trials]
     for _ in range(EPISODE_TICKS):
         requests = [(episode, observation) for episode in episodes if (observation := episode.observe()) is not None]
         if requests:
             chunks = engine.predict_batch(
-                [observation for _, observation in requests], [episode.next_noise_key() for episode, _ in requests]
+                [observation for _, observation in requests],
+                [episode.next_noise_key() for episode, _ in requests],
+                [episode.loop.prefix(observation.stamp_ns) for episode, observation in requests],
             )
             for (episode, _), chunk in zip(requests, chunks, strict=True):
-                episode.loop.deliver(chunk, episode.sim.now_ns)
+                episode.answer(chunk, latency_ticks)
         for episode in episodes:
             episode.act()
     return [episode.finish() for episode in episodes]
@@ -98,6 +103,7 @@ class _Episode:
         self.fault: str | None = None
         self.limited_ticks = 0
         self._num_calls = 0
+        self._in_flight: deque[tuple[int, ActionChunk]] = deque()  # the tick in which each chunk comes
         self._frames: list[np.ndarray] = []
 
     def observe(self) -> Observation | None:
@@ -116,14 +122,23 @@ class _Episode:
         answer = self.loop.observation(now)
         return answer if isinstance(answer, Observation) else None
 
+    def answer(self, chunk: ActionChunk, latency_ticks: int) -> None:
+        """Take the network's answer to an observation of this tick, which the loop gets when it is due."""
+        self._in_flight.append((self.sim.ticks + latency_ticks, chunk))
+
     def act(self) -> None:
         """One tick of the loop, through the limits, into the physics. A fault ends in holding."""
+        while self._in_flight and self._in_flight[0][0] <= self.sim.ticks:
+            self.loop.deliver(self._in_flight.popleft()[1], self.sim.now_ns)
         tick = self.loop.tick(self.sim.now_ns)
         try:
             if tick.positions is None or self.fault:
                 self.body.hold()
             else:
-                self.limited_ticks += bool(self.body.command(tick.positions, tick.stamp_ns))
+                limited = self.body.command(tick.positions, tick.stamp_ns)
+                self.limited_ticks += bool(limited)
+                if limited and self.body.set_point is not None:
+                    self.loop.push_sent(self.body.set_point, tick.stamp_ns)
         except RobotError as error:
             self.fault = self.fault or str(error)
         self.sim.step()

@@ -85,6 +85,12 @@ class Bimanual:
     def fault(self) -> str | None:
         return self._guard.fault
 
+    @property
+    def set_point(self) -> np.ndarray | None:
+        """The native vector that was sent last, after all limits; `None` before the first command."""
+        sent = self._guard.set_point
+        return sent if sent is None or self._unit is None else sent / self._unit
+
     def state(self) -> tuple[np.ndarray, int]:
         """Measured native vector, float64 (num_native,), and its stamp: the older one of the arms'."""
         state = self._guard.state()

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rdt.diffusion.denoiser import Denoiser
+from rdt.diffusion.guidance import Guidance
 from rdt.diffusion.process import PredictionType
 from rdt.diffusion.solver import nearest
 
@@ -43,8 +44,10 @@ class DiffusersSampler:
 
     @torch.no_grad()
     def __call__(
-        self, denoiser: Denoiser, noise: Float[Tensor, "batch horizon slot"]
+        self, denoiser: Denoiser, noise: Float[Tensor, "batch horizon slot"], guidance: Guidance | None = None
     ) -> Float[Tensor, "batch horizon slot"]:
+        if guidance is not None:
+            raise ValueError(f"{self.scheduler} cannot be guided: sample with dpm_solver++, ddim or ddpm")
         scheduler = self._make(noise.device)
         x = noise * scheduler.init_noise_sigma
         for t in scheduler.timesteps:

@@ -7,7 +7,8 @@ so a whole sampler is a row of six constants a step,
     x'  = cx * x + c0 * x0 + c1 * x0_before         the update
           + cn * fresh noise                        DDPM alone
 
-and the loop asks nothing of the device: it can be captured in one CUDA graph.
+and the loop asks nothing of the device: it can be captured in one CUDA graph. Guidance (`guidance.py`) puts another
+x0 into the update and into the history.
 
 | name          | method                                                                           | last timestep |
 |---------------|----------------------------------------------------------------------------------|---------------|
@@ -33,6 +34,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rdt.diffusion.denoiser import Denoiser
+from rdt.diffusion.guidance import Guidance, guidance_scale, guide_x0
 from rdt.diffusion.process import PredictionType
 
 
@@ -129,15 +131,21 @@ def _clean_action(prediction_type: PredictionType, alpha: float, sigma: float) -
     return {"sample": (0.0, 1.0), "epsilon": (1 / alpha, -sigma / alpha)}[prediction_type]
 
 
+def clean_action(
+    step: SolverStep, x: Float[Tensor, "batch horizon slot"], prediction: Float[Tensor, "batch horizon slot"]
+) -> Float[Tensor, "batch horizon slot"]:
+    """x0: the clean action that the network's output speaks of."""
+    return step.ax * x + step.ap * prediction
+
+
 def solver_step(
     step: SolverStep,
     x: Float[Tensor, "batch horizon slot"],
-    prediction: Float[Tensor, "batch horizon slot"],
+    x0: Float[Tensor, "batch horizon slot"],
     x0_before: Float[Tensor, "batch horizon slot"],
-) -> tuple[Float[Tensor, "batch horizon slot"], Float[Tensor, "batch horizon slot"]]:
-    """The noisy action after one step, and the clean action that the step believed in."""
-    x0 = step.ax * x + step.ap * prediction
-    return step.cx * x + step.c0 * x0 + step.c1 * x0_before, x0
+) -> Float[Tensor, "batch horizon slot"]:
+    """x': the noisy action after one step, without fresh noise."""
+    return step.cx * x + step.c0 * x0 + step.c1 * x0_before
 
 
 def sample(
@@ -145,29 +153,47 @@ def sample(
     noise: Float[Tensor, "batch horizon slot"],
     table: tuple[SolverStep, ...],
     fresh_noise: Float[Tensor, "step batch horizon slot"] | None = None,
+    guidance: Guidance | None = None,
 ) -> Float[Tensor, "batch horizon slot"]:
     """From noise at the first timestep of `table` to a clean action, in `noise.dtype` throughout.
 
     A table with fresh noise takes it from `fresh_noise`, or else draws it from the default generator of the device,
-    which a CUDA graph may do too: each replay draws anew.
+    which a CUDA graph may do too: each replay draws anew. `guidance` draws the action towards another one, with
+    the network's Jacobian at the cost of a pass backward a step.
 
     Give float32 noise to a bfloat16 network too: the published sampler rounds x to the network's type between
     steps, which loses accuracy and saves nothing.
     """
     x, x0 = noise, torch.zeros_like(noise)
     for i, step in enumerate(table):
-        timesteps = torch.full((1,), step.timestep, device=x.device)
-        x, x0 = solver_step(step, x, denoiser(x, timesteps).to(x.dtype), x0)
+        x0_before, x0 = x0, _believed(denoiser, step, x, guidance)
+        x = solver_step(step, x, x0, x0_before)
         if step.cn:
             x = x + step.cn * (torch.randn_like(x) if fresh_noise is None else fresh_noise[i])
     return x
+
+
+def _believed(
+    denoiser: Denoiser, step: SolverStep, x: Float[Tensor, "batch horizon slot"], guidance: Guidance | None
+) -> Float[Tensor, "batch horizon slot"]:
+    """The clean action that a step goes on from."""
+    timesteps = torch.full((1,), step.timestep, device=x.device)
+
+    def predict_x0(x: Tensor) -> Tensor:
+        return clean_action(step, x, denoiser(x, timesteps).to(x.dtype))
+
+    if guidance is None:
+        return predict_x0(x)
+    alpha = 1 / math.hypot(1, step.sigma)  # of alpha^2 + sigma^2 = 1, from sigma / alpha
+    scale = guidance_scale(alpha, step.sigma * alpha, guidance.limit)
+    return guide_x0(predict_x0, x, guidance.target, guidance.weights, scale, guidance.jacobian)
 
 
 class Sampler(Protocol):
     """From noise to a clean action by asking a denoiser; what a policy samples with."""
 
     def __call__(
-        self, denoiser: Denoiser, noise: Float[Tensor, "batch horizon slot"]
+        self, denoiser: Denoiser, noise: Float[Tensor, "batch horizon slot"], guidance: Guidance | None = None
     ) -> Float[Tensor, "batch horizon slot"]: ...
 
 
@@ -178,9 +204,9 @@ class TableSampler:
     table: tuple[SolverStep, ...]
 
     def __call__(
-        self, denoiser: Denoiser, noise: Float[Tensor, "batch horizon slot"]
+        self, denoiser: Denoiser, noise: Float[Tensor, "batch horizon slot"], guidance: Guidance | None = None
     ) -> Float[Tensor, "batch horizon slot"]:
-        return sample(denoiser, noise, self.table)
+        return sample(denoiser, noise, self.table, guidance=guidance)
 
 
 TABLES: dict[str, Callable[..., tuple[SolverStep, ...]]] = {

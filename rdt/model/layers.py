@@ -70,7 +70,7 @@ class _UnbiasedNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor | None]:
         x, weight, mean, rstd = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient is to be differentiated again
             return torch.func.vjp(unbiased_norm_formula, x, weight)[1](dy)
@@ -78,11 +78,13 @@ class _UnbiasedNorm(torch.autograd.Function):
         k = math.sqrt((n - 1) / n)
         scale, shift = weight * k, mean * rstd
         dx, dscale, _ = torch.ops.aten.native_layer_norm_backward(
-            dy, x, (n,), mean, rstd, scale, None, (True, True, False)
+            dy, x, (n,), mean, rstd, scale, None, (True, ctx.needs_input_grad[1], False)
         )
         s = (dy @ scale)[..., None] * rstd / n
         slope = s * shift * rstd
         dx = dx.add_(s + slope * mean).addcmul_(x, slope, value=-1)
+        if dscale is None:  # guided sampling asks for the actions' gradient alone
+            return dx, None
         dscale = dscale + shift.flatten().to(dy.dtype) @ dy.flatten(0, -2)  # statistics may be float32
         return dx, dscale * k
 

@@ -27,6 +27,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
+from rdt.diffusion.guidance import Guidance
 from rdt.diffusion.process import q_sample, training_target
 from rdt.diffusion.schedule import squared_cosine_alphas_cumprod
 from rdt.diffusion.solver import DEFAULT_SAMPLER, Sampler, SolverStep, TableSampler, make_sampler
@@ -244,10 +245,25 @@ class RDTPolicy(nn.Module):
         )
 
     def sample(
-        self, condition: EncodedCondition, noise: Float[Tensor, "batch horizon slot"]
+        self,
+        condition: EncodedCondition,
+        noise: Float[Tensor, "batch horizon slot"],
+        guidance: Guidance | None = None,
     ) -> Float[Tensor, "batch horizon slot"]:
-        """Actions from noise by the sampler, in the noise's type; slots that the robot lacks are 0."""
-        return self.sampler(partial(self.denoise, condition=condition), noise) * condition.action_mask
+        """Actions from noise by the sampler, in the noise's type; slots that the robot lacks are 0.
+
+        `guidance` draws the robot's slots towards actions that are already decided (`rdt/diffusion/guidance.py`); the
+        condition must then not come from inference mode.
+        """
+        if guidance is None:
+            return self.sampler(partial(self.denoise, condition=condition), noise) * condition.action_mask
+        live = condition.action_mask > 0
+
+        def denoise_live(x: Tensor, timesteps: Tensor) -> Tensor:
+            return self.denoise(torch.where(live, x, x.detach()), timesteps, condition)  # no pull on the other slots
+
+        guidance = guidance._replace(weights=guidance.weights * live)
+        return self.sampler(denoise_live, noise, guidance) * condition.action_mask
 
     @torch.no_grad()
     def predict_action(

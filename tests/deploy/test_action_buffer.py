@@ -69,7 +69,7 @@ def test_a_chunk_that_comes_too_late_is_an_overrun_and_the_plan_stays():
     assert actions.splice(line(9 * STEP), now_ns, now_ns, HOME).outcome == "accepted"
 
 
-@pytest.mark.parametrize("handover", ["switch", "blend", "ensemble"])
+@pytest.mark.parametrize("handover", ["switch", "blend", "ensemble", "rtc"])
 @pytest.mark.parametrize("interpolation", ["linear", "cubic"])
 def test_the_target_is_continuous_at_a_hand_over(handover, interpolation):
     actions = buffer(handover=handover, interpolation=interpolation)
@@ -199,3 +199,38 @@ def test_an_ensemble_weighs_the_oldest_most():
     merged = ensemble([old, new], [10, 20, 30, 40])[:, 0]
     expected = np.exp(-0.01) / (1 + np.exp(-0.01))
     assert merged == pytest.approx([expected, expected, expected, 1.0])
+
+
+def test_weights_of_an_ensemble_fall_by_the_same_factor_with_each_younger_chunk():
+    """Spec 5.5: w_j = exp(-0.01 j), j = 0 the oldest of the chunks that speak about the time."""
+    chunks = [(k * 10, 10, np.full((6, 1), float(k))) for k in range(4)]
+    weights = np.exp(-0.01 * np.arange(4))
+    merged = ensemble(chunks, [30, 60, 80])[:, 0]
+    assert merged[0] == pytest.approx(np.average([0, 1, 2, 3], weights=weights))
+    assert merged[1] == pytest.approx(
+        np.average([1, 2, 3], weights=weights[:3])
+    )  # the oldest is over: j = 0 is the next
+    assert merged[2] == 3.0
+
+
+def test_chunks_of_an_ensemble_need_not_share_a_time_grid():
+    chunks = [(0, 10, np.arange(6.0)[:, None]), (15, 10, 1.5 + np.arange(6.0)[:, None])]  # one line, seen twice
+    times = [15, 25, 35, 45]
+    assert ensemble(chunks, times)[:, 0] == pytest.approx([1.5, 2.5, 3.5, 4.5])
+
+
+def test_an_ensemble_that_is_executed_is_the_mean_of_what_was_said():
+    actions = buffer(handover="ensemble")
+    actions.splice(chunk(STEP, np.zeros(16)), 0, 0, HOME)
+    actions.splice(chunk(2 * STEP, np.full(16, 0.1)), STEP, STEP, HOME)
+    young = np.exp(-0.01)
+    assert path(actions, [3 * STEP]) == pytest.approx([0.1 * young / (1 + young)], abs=1e-6)
+    assert path(actions, [17 * STEP]) == pytest.approx([0.1], abs=1e-6)  # here the second one speaks alone
+
+
+def test_what_is_planned_ends_with_the_last_action():
+    actions = buffer()
+    assert actions.planned([0, STEP]) == []
+    actions.splice(line(STEP), 0, 0, HOME)
+    rows = actions.planned([0, STEP, 15 * STEP, 16 * STEP, 17 * STEP])
+    assert np.array(rows)[:, 0] - HOME[0] == pytest.approx([0, 0.02, 0.30, 0.32], abs=1e-6)

@@ -8,9 +8,11 @@ import torch
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
-from data_pipeline.schema.types import Observation
+from data_pipeline.schema.types import ActionChunk, Observation
 from deploy.engine import InferenceEngine
+from deploy.prefix import Prefix
 from rdt.batch import Condition
+from rdt.diffusion.guidance import Guidance, prefix_weights
 from rdt.encoders.condition import ConditionConfig
 from rdt.model.presets import PRESETS
 from rdt.train.checkpoint import Checkpoint
@@ -175,3 +177,107 @@ def test_tokens_that_do_not_fit_are_refused_before_a_buffer_is_touched(make_engi
         engine.sample(narrow)
     with pytest.raises(ValueError, match="noise must have the shape"):
         engine.sample(condition, torch.zeros(1, 4, 128))
+
+
+def prefix_for(seen: Observation, robot: Embodiment, delay: int = 2, execute: int = 1, late_ns: int = 0) -> Prefix:
+    """A plan at joint values 0.3 on the time grid of the chunk that `seen` asks for, or `late_ns` off it."""
+    actions, mask = robot.to_unified(np.full((5, robot.num_native), 0.3), "action")
+    start_ns = seen.stamp_ns + (1 - execute) * 80_000_000 + late_ns  # action_offset_steps 1 at 12.5 Hz
+    return Prefix(ActionChunk(start_ns, robot.rate_hz, actions, mask), delay, execute)
+
+
+def test_without_a_prefix_nothing_is_different(make_engine, robot):
+    seen, guided = observation(robot), make_engine()
+    guided.warm_up()
+    guided.predict(seen, prefix_for(seen, robot))
+    plain = make_engine()
+    plain.predict(seen)
+    assert np.allclose(plain.predict(seen).actions, guided.predict(seen).actions, atol=1e-6)
+    assert np.array_equal(
+        make_engine().predict_batch([seen], [3])[0].actions, make_engine().predict_batch([seen], [3], [None])[0].actions
+    )
+
+
+def test_a_prefix_is_scaled_and_guides_the_denoising_loop(make_engine, robot):
+    """`predict` with a prefix is `RDTPolicy.sample` with the prefix in the network's space and the paper's weights."""
+    engine, seen = make_engine(), observation(robot)
+    scaling = engine.model.condition.scaling
+    scaling.fit_min_max("action", np.full(128, -1.0), np.full(128, 3.0), robot.mask)
+    found = engine.predict(seen, prefix_for(seen, robot)).actions
+
+    condition = engine.model.condition(engine.model.observe([seen]))
+    target = torch.zeros(1, 5, 128)
+    target[:, :, robot.mask] = (0.3 - 1.0) / 2.0
+    noise = engine._draw([1])
+    with torch.no_grad():
+        encoded = engine.policy.encode_condition(**vars(condition))
+        guidance = Guidance(target, prefix_weights(5, 2, 1)[None, :, None])
+        scaled = engine.policy.sample(encoded, noise, guidance)
+        plain = engine.policy.sample(encoded, noise)
+    expected = engine.model.condition.unscale_actions(scaled, condition.action_mask)[0]
+    assert np.allclose(found, expected, atol=1e-5)
+    assert (scaled - plain).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("late_ns", [0, 30_000_000])
+def test_a_prefix_of_another_time_grid_is_resampled(make_engine, robot, late_ns):
+    """The plan stands still, so its time grid cannot matter, only what it covers: one row less."""
+    seen = observation(robot)
+    on_grid = prefix_for(seen, robot, delay=1, execute=2)
+    off_grid = prefix_for(seen, robot, delay=1, execute=2, late_ns=-late_ns)
+    one, other = (make_engine().predict(seen, prefix).actions for prefix in (on_grid, off_grid))
+    assert np.allclose(one, other, atol=1e-6) == (late_ns == 0)
+
+
+def test_prefixes_of_a_batch_are_each_their_own(make_engine, robot):
+    engine, seen = make_engine(), [observation(robot, value) for value in (0.1, 0.2, 0.3)]
+    prefixes = [None, prefix_for(seen[1], robot), prefix_for(seen[2], robot, delay=1, execute=3)]
+    together = engine.predict_batch(seen, [4, 5, 6], prefixes)
+    for i in range(3):
+        alone = engine.predict_batch(seen[i : i + 1], [4 + i], prefixes[i : i + 1])[0]
+        assert np.allclose(together[i].actions, alone.actions, atol=1e-5)
+
+
+@pytest.mark.parametrize("jacobian", ["network", "identity"])
+def test_announced_guidance_gives_the_same_actions(make_engine, robot, jacobian):
+    """Forward and backward pass over static buffers, beside the eager road."""
+    checkpoint = make_engine()._checkpoint
+    plain = InferenceEngine(checkpoint, jacobian=jacobian)
+    static = InferenceEngine(checkpoint, guided=True, jacobian=jacobian)
+    static.warm_up(batch_sizes=(1,), language_buckets=(3, 16))
+    assert static.sampler(1).guided == jacobian
+    for value in (0.1, 0.2, 0.3):
+        seen = observation(robot, value)
+        for prefix in (prefix_for(seen, robot), None):
+            assert np.allclose(static.predict(seen, prefix).actions, plain.predict(seen, prefix).actions, atol=1e-6)
+    assert all(not p.requires_grad for p in static.policy.parameters())
+    guidance = Guidance(torch.zeros(1, 5, 128), torch.ones(1, 5, 1), jacobian=jacobian)
+    assert static.sampler(1).serves(3, guidance) and not static.sampler(1).serves(3, guidance._replace(limit=9.0))
+
+
+def test_an_unknown_jacobian_names_the_known_ones(make_engine):
+    with pytest.raises(ValueError, match="did you mean 'identity'"):
+        InferenceEngine(make_engine().policy, jacobian="identiy")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_guided_graph_equals_the_eager_road(make_engine, robot, dtype):
+    checkpoint = make_engine()._checkpoint
+    seen = [observation(robot, value) for value in (0.1, 0.3, 0.2)]
+    eager = InferenceEngine(checkpoint, "cuda", dtype=dtype, capture=False)
+    expected = [eager.predict(one, prefix_for(one, robot)).actions for one in seen]
+    captured = InferenceEngine(checkpoint, "cuda", dtype=dtype, guided=True)
+    found = [captured.predict(one, prefix_for(one, robot)).actions for one in seen]
+    tolerance = 1e-4 if dtype == torch.float32 else 5e-2
+    assert np.allclose(found, expected, atol=tolerance)
+    for _ in range(20):  # a graph that wrote into memory it does not own would drift
+        assert np.allclose(
+            captured.predict_batch(seen[:1], [1], [prefix_for(seen[0], robot)])[0].actions, expected[0], atol=tolerance
+        )
+
+
+def test_a_prefix_without_announcement_leaves_a_model_in_training_as_it_was(make_engine, robot):
+    engine, seen = make_engine(), observation(robot)
+    engine.predict(seen, prefix_for(seen, robot))
+    assert all(p.requires_grad and p.grad is None for p in engine.policy.parameters())

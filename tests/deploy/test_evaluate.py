@@ -8,7 +8,9 @@ import torch
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from deploy.cli import main
-from deploy.evaluate import Settings, _engine
+from deploy.evaluate import Settings, _engine, _Job, _run_job
+from deploy.loop import LoopSettings
+from deploy.rollout import Trial
 from rdt.diffusion.solver import ddim_table
 from rdt.model.presets import PRESETS
 from rdt.train.checkpoint import save_checkpoint
@@ -36,10 +38,27 @@ def test_the_sampler_is_chosen_by_name(checkpoint):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--sampler", "ddpn"], "did you mean 'ddpm'"), (["--sampling-steps", "1000"], "1 to 999 steps")],
+    [
+        (["--sampler", "ddpn"], "did you mean 'ddpm'"),
+        (["--sampling-steps", "1000"], "1 to 999 steps"),
+        (["--sampler", "UniPCMultistepScheduler", "--handover", "rtc"], "choose dpm_solver++, ddim or ddpm"),
+    ],
 )
 def test_a_wrong_sampler_is_one_message(checkpoint, capsys, tmp_path, options, message):
     out = tmp_path / "out"
     assert main(["eval", str(checkpoint), "--env", "sim_handover", "--out", str(out), *options]) == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_the_hand_over_and_the_latency_reach_the_loop(checkpoint, monkeypatch):
+    calls = []
+    monkeypatch.setattr("deploy.evaluate.run_trials", lambda *arguments: calls.append(arguments) or [])
+    trial = Trial("sim_handover", "transfer_right_to_left", "", "trained", 1)
+    for handover in ("rtc", "ensemble"):
+        settings = Settings("sim_handover", 1, 0, "cpu", handover=handover, latency_ms=170, jacobian="identity")
+        _run_job(_Job(checkpoint, settings, (trial,)))
+    (engine, _, loop, latency_ticks), (_, _, averaging, _) = calls
+    assert (loop.handover, loop.execute_steps, latency_ticks) == ("rtc", LoopSettings().execute_steps, 8)
+    assert (averaging.handover, averaging.execute_steps) == ("ensemble", 1)
+    assert engine.robot.name == "sim_bimanual"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.interpolate import brake, hermite, lerp, monotone_slopes, rdt_linear, smoothstep, stopping_time
+from deploy.interpolate import brake, hermite, lerp, monotone_slopes, rdt_linear, rows_at, smoothstep, stopping_time
 
 knots = st.lists(st.tuples(st.floats(0.02, 0.2), st.floats(-1, 1)), min_size=3, max_size=8)
 
@@ -86,3 +86,10 @@ def test_the_published_interpolation_bounds_every_step(target):
 
 def test_a_small_move_is_not_interpolated():
     assert rdt_linear(np.zeros(2), np.array([0.004, 0.1]), np.array([0.01, 0.2])).tolist() == [[0.004, 0.1]]
+
+
+def test_rows_between_rows_and_at_the_ends():
+    rows = np.array([[0.0, 1.0], [2.0, 1.0], [3.0, 0.0]])
+    found = rows_at(rows, np.array([-1.0, 0.0, 0.5, 1.0, 1.75, 2.0, 9.0]))
+    assert found == pytest.approx(np.array([[0, 1], [0, 1], [1, 1], [2, 1], [2.75, 0.25], [3, 0], [3, 0]]))
+    assert rows_at(rows[:1], np.array([0.0, 3.0])) == pytest.approx(np.array([[0, 1], [0, 1]]))

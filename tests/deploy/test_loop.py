@@ -162,13 +162,35 @@ def test_the_whole_chunk_may_be_executed():
     assert rig.counters.exhausted == rig.counters.late == rig.counters.holds == 0
 
 
-@pytest.mark.parametrize("handover", ["switch", "blend", "ensemble"])
+@pytest.mark.parametrize("handover", ["switch", "blend", "ensemble", "rtc"])
 @pytest.mark.parametrize("interpolation", ["linear", "cubic"])
 def test_latency_costs_a_wait_at_the_start_and_nothing_after(handover, interpolation):
     rig = started(latency_ns=150 * MS, handover=handover, interpolation=interpolation).run(400)
-    assert rig.error(40).max() < 4e-3
+    assert rig.error(90).max() < 4e-3  # the first chunk begins late, and an ensemble remembers it
     assert rig.counters.holds == 8
     assert rig.counters.exhausted == rig.counters.overruns == 0
+
+
+def test_the_first_chunk_begins_at_its_beginning_however_long_the_robot_waited_for_it():
+    """It answers a robot that stood, and still stands: its first action is due, not the clock's."""
+
+    def far(k, chunk):
+        actions = np.array(chunk.actions)
+        actions[:, ROBOT.slots[0]] += 0.06 * np.arange(16)  # 0.75 rad/s: after 500 ms too far away to be sound
+        return ActionChunk(chunk.start_ns, chunk.rate_hz, actions, chunk.mask)
+
+    rig = started(latency_ns=500 * MS, answer=far).run(29)
+    assert (rig.counters.rejected, rig.counters.chunks, rig.counters.holds) == (0, 1, 25)
+    assert rig.sent[24] == 0 and rig.sent[25] == pytest.approx(sine(0.08), abs=1e-6)  # one tick later, row 0
+    assert rig.loop._actions.horizon == 16 and rig.loop._actions.remaining(26 * TICK) == 15
+
+
+def test_a_chunk_that_was_asked_for_in_motion_does_not_begin_anew():
+    rig = started(latency_ns=200 * MS).run(100)
+    begun = rig.loop._actions.chunk.start_ns
+    late = rig.policy(rig.loop.observation(100 * TICK))
+    assert rig.loop.deliver(late, 112 * TICK).dropped == 3
+    assert rig.loop._actions.chunk.start_ns == late.start_ns > begun
 
 
 def test_it_asks_earlier_when_answers_take_longer():
@@ -376,6 +398,69 @@ def test_the_gripper_starts_in_command_units():
     chunk = ActionChunk(STEP, 12.5, np.tile(vector, (16, 1)), mask)
     assert loop.deliver(chunk, 0).outcome == "accepted"
     assert loop.tick(0).positions[[6, 13]] == pytest.approx([5.0, 5.0])
+
+
+def native_rows(prefix):
+    """What a prefix says, in native units, and the times that it says it for."""
+    rows = prefix.chunk.actions[:, ROBOT.slots]
+    return rows, prefix.chunk.start_ns + prefix.chunk.step_ns * np.arange(prefix.chunk.horizon)
+
+
+def test_a_prefix_is_what_was_sent_and_then_what_is_planned():
+    rig = started(latency_ns=150 * MS, handover="rtc").run(120)
+    now_ns = rig.ticks * TICK  # the last command was for this time
+    rig.loop.push_sent(HOME + 0.07, now_ns)  # a limit made something else of it
+    rows, times = native_rows(rig.loop.prefix(now_ns - 170 * MS))  # an old state: it is followed by what is past
+    assert times[:4].tolist() == [now_ns - 90 * MS, now_ns - 10 * MS, now_ns + 70 * MS, now_ns + 150 * MS]
+    sent = dict(zip(rig.times_ns, rig.sent, strict=True))
+    assert rows[0, 0] == pytest.approx((sent[now_ns - 100 * MS] + sent[now_ns - 80 * MS]) / 2, abs=1e-6)
+    assert rows[1, 0] == pytest.approx((sent[now_ns - 20 * MS] + HOME[0] + 0.07) / 2, abs=1e-6)
+    assert rows[2:, 0] == pytest.approx(np.array(rig.loop._actions.planned(times[2:].tolist()))[:, 0], abs=1e-6)
+    assert len(rows) > 8 and np.abs(rows[2:, 0] - sine(times[2:] * 1e-9)).max() < 4e-3
+
+
+def test_a_prefix_counts_the_longest_of_the_last_ten_delays_and_the_steps_since_the_last_chunk():
+    rig = started(latency_ns=lambda k: 290 * MS if k == 3 else 130 * MS, handover="rtc").run(250)
+    stamp_ns = rig.ticks * TICK
+    prefix = rig.loop.prefix(stamp_ns)
+    # row 0 is for one step later: 300 ms and the tick's 20 leave the rows for 80, 160 and 240 ms behind
+    assert prefix.delay_steps == math.ceil((300 + 20) / 80) - 1 == 3
+    begun_ns = rig.loop._actions.chunk.start_ns
+    assert prefix.execute_steps == round((stamp_ns + STEP - begun_ns) / STEP)
+
+
+@pytest.mark.parametrize("handover", ["switch", "blend", "ensemble"])
+def test_other_hand_overs_have_no_prefix(handover):
+    rig = started(handover=handover).run(50)
+    assert rig.loop.prefix(50 * TICK) is None
+
+
+def test_without_a_plan_there_is_no_prefix():
+    rig = started(handover="rtc")
+    assert rig.loop.prefix(0) is None
+    rig.run(50)
+    assert rig.loop.prefix(50 * TICK) is not None
+    assert rig.loop.prefix(50 * TICK + 20 * STEP) is None  # it would begin after the plan
+    rig.loop.stop()
+    assert rig.loop.prefix(50 * TICK) is None
+    rig.loop.reset()
+    rig.loop.start()
+    assert rig.loop.prefix(50 * TICK) is None
+
+
+def test_a_delay_past_half_of_the_horizon_is_told_once():
+    rig = started(latency_ns=700 * MS, answer_timeout_s=5.0)
+    with pytest.warns(RuntimeWarning, match="9 steps after what it answers, more than half of its 16") as told:
+        rig.run(300)
+    assert len(told) == 1
+    assert rig.counters.exhausted > 1  # as it says
+
+
+def test_a_delay_that_can_be_bridged_is_bridged_in_silence(recwarn):
+    rig = started(latency_ns=550 * MS, handover="rtc").run(400)
+    assert not recwarn.list
+    assert rig.counters.exhausted == 0
+    assert rig.error(120).max() < 4e-3
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,11 @@ class Expert:
         self.robot = Embodiment.from_yaml(find_config("robots", "sim_bimanual"))
         self.targets = targets  # (ticks, 14)
         self.calls = 0
+        self.prefixes = []
 
-    def predict_batch(self, observations: list[Observation], noise_keys: list[int]) -> list[ActionChunk]:
-        assert len(set(noise_keys)) == len(noise_keys) == len(observations)
+    def predict_batch(self, observations: list[Observation], noise_keys: list[int], prefixes) -> list[ActionChunk]:
+        assert len(set(noise_keys)) == len(noise_keys) == len(observations) == len(prefixes)
+        self.prefixes += prefixes
         self.calls += 1
         return [self._chunk(observation) for observation in observations]
 
@@ -42,10 +44,10 @@ class Expert:
         return ActionChunk(start_ns=start_ns, rate_hz=observation.control_hz, actions=actions, mask=mask)
 
 
-def roll_out(task: str, seed: int, targets: np.ndarray, video=None):
+def roll_out(task: str, seed: int, targets: np.ndarray, video=None, latency_ticks=0, **settings):
     expert = Expert(targets)
     trial = Trial("sim_handover", task, "from right to left", "trained", seed, video)
-    (outcome,) = run_trials(expert, [trial], LoopSettings(cameras=("external",)))
+    (outcome,) = run_trials(expert, [trial], LoopSettings(cameras=("external",), **settings), latency_ticks)
     return outcome, expert
 
 
@@ -82,3 +84,24 @@ def test_a_robot_that_does_nothing_does_nothing():
     assert outcome.did == ()
     assert not outcome.benchmark_success
     assert outcome.first_touch is None
+
+
+@pytest.mark.parametrize("handover", ["switch", "rtc"])
+def test_the_expert_succeeds_with_answers_that_come_late(handover):
+    from robot_drivers.sim.expert import plan
+    from robot_drivers.sim.tasks import draw_positions
+
+    task = "transfer_right_to_left"
+    targets = plan(task, draw_positions("centred_box", 3))
+    outcome, expert = roll_out(task, 3, targets, latency_ticks=9, handover=handover)
+    assert outcome.success and outcome.fault is None
+    assert expert.prefixes[0] is None
+    for i, prefix in enumerate(expert.prefixes[1:], start=1):
+        if handover == "switch":
+            assert prefix is None
+            continue
+        assert prefix.delay_steps == 2  # 180 ms and a tick are less than 3 steps of 80 ms, and row 0 is for the first
+        times = (prefix.chunk.start_ns + prefix.chunk.step_ns * np.arange(prefix.chunk.horizon)) // TICK_NS
+        decided = expert.robot.to_unified(targets[np.minimum(times, len(targets) - 1)], kind="action")[0]
+        if i > 1:  # the first chunk waited for its turn
+            assert np.abs(prefix.chunk.actions - decided)[2:].max() < 1e-5  # the plan before: the same expert's

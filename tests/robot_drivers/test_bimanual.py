@@ -62,6 +62,15 @@ def test_a_command_reaches_both_arms(arms):
     assert arms["left"].told[0].stamp_ns == T
 
 
+def test_the_set_point_is_what_the_limits_left_of_a_command(arms):
+    body = Bimanual(ROBOT, arms)
+    assert body.set_point is None
+    native, _ = body.state()
+    body.command(native + np.where(np.arange(14) == 0, 0.5, 0.0), T)
+    assert (body.set_point == np.concatenate([arms["left"].positions, arms["right"].positions])).all()
+    assert 0 < body.set_point[0] - native[0] < 0.5
+
+
 def test_when_one_arm_is_too_fast_both_slow_down_alike(arms):
     body = Bimanual(ROBOT, arms)
     native, _ = body.state()

@@ -141,3 +141,12 @@ def test_linear_adaptor_has_bare_keys():
 def test_unknown_adaptor_is_refused(kind):
     with pytest.raises(ValueError, match="unknown adaptor"):
         make_adaptor(kind, 6, 16)
+
+
+def test_the_norm_of_frozen_weights_has_the_same_gradient():
+    x, dy = torch.randn(2, 2, 5, 12, dtype=torch.float64).unbind()
+    weight = torch.rand(12, dtype=torch.float64)
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(unbiased_norm_formula(x, weight), x, dy)
+    (found,) = torch.autograd.grad(unbiased_norm(x, weight), x, dy)
+    torch.testing.assert_close(found, expected)

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 
+from rdt.diffusion.guidance import Guidance
 from rdt.diffusion.process import q_sample
 from rdt.diffusion.solver import dpm_solver_table, sample
 from rdt.model.layers import KeyValue
@@ -228,3 +229,52 @@ def test_bfloat16_policy_takes_float32_inputs(config, make_policy, make_inputs, 
     assert (rounded - exact).abs().mean() < 0.1 * exact.abs().mean()
     loss = policy.compute_loss(**inputs, action_gt=noise, noise=noise, timesteps=TIMESTEPS)
     assert loss.dtype == torch.float32
+
+
+def guidance_of(noise, weight):
+    return Guidance(torch.full_like(noise, 0.5), torch.full((*noise.shape[:2], 1), weight))
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "epsilon"])
+def test_guidance_without_weight_changes_no_bit(prediction_type, config, make_policy, make_inputs, make_noise):
+    config = dataclasses.replace(config, prediction_type=prediction_type)
+    policy, noise = make_policy(config), make_noise(config)
+    with torch.no_grad():
+        condition = policy.encode_condition(**make_inputs(config))
+        plain = policy.sample(condition, noise)
+        assert torch.equal(policy.sample(condition, noise, guidance_of(noise, 0.0)), plain)
+
+
+def test_guidance_draws_the_robots_slots_and_knows_no_others(config, make_policy, make_inputs, make_noise):
+    policy, inputs, noise = make_policy(config), make_inputs(config), make_noise(config)
+    live = inputs["action_mask"].expand_as(noise) > 0
+    with torch.no_grad():
+        condition = policy.encode_condition(**inputs)
+        plain, guidance = policy.sample(condition, noise), guidance_of(noise, 1.0)
+        guided = policy.sample(condition, noise, guidance)
+        elsewhere = guidance._replace(target=torch.where(live, guidance.target, 100.0))
+        assert torch.equal(policy.sample(condition, noise, elsewhere), guided)
+    assert (guided[~live] == 0).all()
+    assert ((guided != plain)[live]).all()
+    assert not guided.requires_grad and all(p.grad is None for p in policy.parameters())
+
+
+def test_guidance_leaves_the_noise_of_other_slots_alone(config, make_policy, make_inputs, make_noise, monkeypatch):
+    """The network reads all slots: a pull on those that the robot lacks would feed it what training never showed."""
+    policy, inputs, noise = make_policy(config), make_inputs(config), make_noise(config)
+    dead = inputs["action_mask"].expand_as(noise) == 0
+    seen, denoise = [], policy.denoise
+
+    def recording(x, timesteps, condition):
+        prediction = denoise(x, timesteps, condition)
+        seen.append((x.detach(), prediction.detach()))
+        return prediction
+
+    monkeypatch.setattr(policy, "denoise", recording)
+    with torch.no_grad():
+        policy.sample(policy.encode_condition(**inputs), noise, guidance_of(noise, 1.0))
+    first = policy.solver_table[0]
+    (x, x0), (after, _) = seen[:2]
+    expected = first.cx * x + first.c0 * x0
+    torch.testing.assert_close(after[dead], expected[dead])
+    assert (after - expected)[~dead].abs().max() > 0.01
