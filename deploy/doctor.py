@@ -36,6 +36,7 @@ EXTRAS = {
     "samplers": ("diffusers",),
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
+    "viperx": ("dynamixel-sdk",),
 }
 SPEED = ("flash-attn", "torchao")  # picked up where installed; flash-attn has to be built for the machine
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri"

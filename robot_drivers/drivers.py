@@ -19,6 +19,7 @@ Clock = Callable[[], int]
 """Now, in integer ns of a clock that never jumps: the loop's."""
 
 ARMS = {
+    "viperx": "robot_drivers.viperx:open_arm",
     "sim": "robot_drivers.sim.live:open_arm",
 }
 CAMERAS = {

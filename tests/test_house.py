@@ -33,7 +33,7 @@ CONFINED = {
     "tensorflow": ("data_pipeline/sources/rlds_tfds.py",),
     "tensorflow_datasets": ("data_pipeline/sources/rlds_tfds.py",),
     "pyrealsense2": ("robot_drivers/realsense.py",),
-    "dynamixel_sdk": ("robot_drivers/viperx.py",),
+    "dynamixel_sdk": ("robot_drivers/dynamixel.py",),
     "piper_sdk": ("robot_drivers/piper.py",),
     "rtde_control": ("robot_drivers/ur5e.py",),
     "rtde_receive": ("robot_drivers/ur5e.py",),
@@ -155,6 +155,13 @@ def test_importing_the_house_needs_no_extra():
         "huggingface_hub",
         "rerun",
         "cv2",
+        "dynamixel_sdk",
+        "piper_sdk",
+        "can",
+        "rtde_control",
+        "rtde_receive",
+        "pyrealsense2",
+        "yourdfpy",
     }
     for path in source_files():
         tree = ast.parse(path.read_text(encoding="utf-8"))
