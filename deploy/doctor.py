@@ -37,6 +37,7 @@ EXTRAS = {
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
     "viperx": ("dynamixel-sdk",),
+    "ur": ("ur-rtde",),
     "piper": ("piper-sdk", "python-can"),
 }
 SPEED = ("flash-attn", "torchao")  # picked up where installed; flash-attn has to be built for the machine

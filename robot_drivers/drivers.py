@@ -21,6 +21,7 @@ Clock = Callable[[], int]
 ARMS = {
     "viperx": "robot_drivers.viperx:open_arm",
     "piper": "robot_drivers.piper:open_arm",
+    "ur5e": "robot_drivers.ur5e:open_arm",
     "sim": "robot_drivers.sim.live:open_arm",
 }
 CAMERAS = {
