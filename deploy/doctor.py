@@ -38,6 +38,8 @@ EXTRAS = {
     "wandb": ("wandb",),
     "viperx": ("dynamixel-sdk",),
     "ur": ("ur-rtde",),
+    "realsense": ("pyrealsense2",),
+    "usb_cameras": ("opencv-python-headless",),
     "piper": ("piper-sdk", "python-can"),
 }
 SPEED = ("flash-attn", "torchao")  # picked up where installed; flash-attn has to be built for the machine

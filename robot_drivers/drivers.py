@@ -25,6 +25,8 @@ ARMS = {
     "sim": "robot_drivers.sim.live:open_arm",
 }
 CAMERAS = {
+    "realsense": "robot_drivers.realsense:open_camera",
+    "v4l2": "robot_drivers.v4l2:open_camera",
     "sim": "robot_drivers.sim.live:open_camera",
 }
 

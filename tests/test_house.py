@@ -26,7 +26,7 @@ CONFINED = {
     ),
     "tianshou": ("rdt/alignment/tianshou_bridge.py", "rdt/alignment/c_gail.py"),
     "av": ("data_pipeline/sources/video.py",),
-    "cv2": ("data_pipeline/transforms/augment.py",),
+    "cv2": ("data_pipeline/transforms/augment.py", "robot_drivers/v4l2.py"),
     "mcap": ("data_pipeline/sources/mcap.py",),
     "mcap_ros2": ("data_pipeline/sources/mcap.py",),
     "rosbags": ("data_pipeline/sources/mcap.py",),
