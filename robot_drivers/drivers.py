@@ -31,14 +31,17 @@ CAMERAS = {
 }
 
 
-def open_arm(robot: Embodiment, side: str, clock: Clock = time.monotonic_ns) -> Arm:
+def open_arm(robot: Embodiment, side: str, clock: Clock = time.monotonic_ns, passive: bool = False) -> Arm:
     """Connect to one arm, which holds where it is from then on.
+
+    `passive` only looks: no motor is given torque and none is told anything, so an arm without torque can be moved by
+    hand. Such an arm takes no command, and its `hold` leaves it as it is.
 
     Raises `ValueError` for a driver or a connection that does not exist, `ModuleNotFoundError` with the words that
     install a missing SDK, and `DriverError` where the arm does not answer as it should.
     """
     robot.arm_slice(side)  # names the sides that exist
-    return load_attribute("arm driver", robot.arms[side].driver, ARMS)(robot, side, clock)
+    return load_attribute("arm driver", robot.arms[side].driver, ARMS)(robot, side, clock, passive)
 
 
 def open_camera(robot: Embodiment, role: str, clock: Clock = time.monotonic_ns) -> Camera:

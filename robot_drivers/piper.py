@@ -22,7 +22,7 @@ import numpy as np
 from data_pipeline.schema.embodiment import Embodiment
 from robot_drivers.arm import ArmFacts
 from robot_drivers.connection import read_connection
-from robot_drivers.errors import DriverError
+from robot_drivers.errors import PASSIVE, DriverError
 from robot_drivers.types import ArmCommand, ArmState
 
 NUM_JOINTS = 6
@@ -66,6 +66,7 @@ MOTOR_FAULTS = {
     "stall_status": "stalled",
 }
 HOLDS = "holding its last target, motors enabled"
+AS_BEFORE = "as it was: held where its motors are enabled, loose where not"
 UNHEARD = "unheard: it has been told to stop quickly (0x150); support it, check power and CAN cable, open it anew"
 
 
@@ -104,8 +105,13 @@ class Piper:
         has_gripper: bool,
         clock: Callable[[], int],
         sleep: Callable[[float], None] = time.sleep,
+        passive: bool = False,
     ) -> None:
-        """Connect and enable; the arm stays where it is. Raises `DriverError` where it does not answer."""
+        """Connect and enable; the arm stays where it is. Raises `DriverError` where it does not answer.
+
+        `passive` enables nothing and sends no target.
+        """
+        self._passive = passive
         self._connection, self._has_gripper, self._clock, self._sleep = connection, has_gripper, clock, sleep
         self._arrived: dict[int, int] = {}  # frame -> when it came last
         self._needed = (*JOINT_FRAMES, GRIPPER_FRAME) if has_gripper else JOINT_FRAMES
@@ -115,6 +121,8 @@ class Piper:
         try:
             self._listen()
             self._wait_for_feedback()
+            if passive:
+                return
             self._enable()
             self._send(self._measured())  # stay: whatever target was left in the controller
         except BaseException:
@@ -124,7 +132,10 @@ class Piper:
     def state(self) -> ArmState:
         """Measured positions (7,) or (6,), as old as the oldest of their frames."""
         positions = self._measured()
-        self._require_health()
+        if self._passive:
+            self._require_bus()
+        else:
+            self._require_health()
         return ArmState(positions, min(self._arrived[frame] for frame in self._needed))
 
     def command(self, command: ArmCommand) -> None:
@@ -133,6 +144,8 @@ class Piper:
         if positions.shape != (NUM_JOINTS + self._has_gripper,) or not np.isfinite(positions).all():
             expected = NUM_JOINTS + self._has_gripper
             raise DriverError(f"{expected} finite targets were expected, got {positions}", HOLDS)
+        if self._passive:
+            raise DriverError(PASSIVE, AS_BEFORE)
         self._require_bus()
         self._send(positions)
 
@@ -141,6 +154,8 @@ class Piper:
 
         Joints keep their target unless they are far from it; the gripper keeps its own, and with it the grip.
         """
+        if self._passive:
+            return
         self._require_bus()
         measured = self._measured()
         target = measured if self._target is None else self._target.copy()
@@ -236,11 +251,12 @@ class Piper:
         age_ns = self._clock() - self._arrived[oldest]
         if self._sdk.isOk() and age_ns <= LOST_NS:
             return
-        self._sdk.EmergencyStop(QUICK_STOP)
+        if not self._passive:
+            self._sdk.EmergencyStop(QUICK_STOP)
         raise DriverError(
             f"no frame {oldest:#x} from the arm on {self._connection.can!r} for {age_ns / 1e6:.0f} ms, expected one "
             "every 5 ms",
-            UNHEARD,
+            AS_BEFORE if self._passive else UNHEARD,
         )
 
     def _require_health(self) -> None:
@@ -288,10 +304,10 @@ def _open(connection: PiperConnection) -> Any:
     return sdk
 
 
-def open_arm(robot: Embodiment, side: str, clock: Callable[[], int]) -> Piper:
+def open_arm(robot: Embodiment, side: str, clock: Callable[[], int], passive: bool = False) -> Piper:
     """The arm of one side of a robot YAML with `driver: piper`."""
     arm = robot.arms[side]
     if len(arm.joints) != NUM_JOINTS:
         raise ValueError(f"a Piper has {NUM_JOINTS} joints, arms.{side} names {[joint.name for joint in arm.joints]}")
     connection = read_connection(PiperConnection, f"arms.{side}.connection", arm.connection)
-    return Piper(connection, arm.gripper is not None, clock)
+    return Piper(connection, arm.gripper is not None, clock, passive=passive)

@@ -19,7 +19,7 @@ import numpy as np
 from data_pipeline.schema.embodiment import Embodiment
 from robot_drivers.arm import ArmFacts
 from robot_drivers.connection import read_connection
-from robot_drivers.errors import DriverError
+from robot_drivers.errors import PASSIVE, DriverError
 from robot_drivers.types import ArmCommand, ArmState
 
 NUM_JOINTS = 6
@@ -62,7 +62,10 @@ class UR5e:
     """One arm. Positions: six joints in rad, base to wrist 3."""
 
     def __init__(self, connection: UR5eConnection, control: Any, receive: Any, clock: Callable[[], int]) -> None:
-        """`control` and `receive` are an RTDEControlInterface and an RTDEReceiveInterface. Nothing moves."""
+        """`control` and `receive` are an RTDEControlInterface and an RTDEReceiveInterface. Nothing moves.
+
+        Without `control` (`None`) the arm is passive: freedrive at the pendant goes on.
+        """
         self._connection, self._control, self._receive, self._clock = connection, control, receive, clock
         self._watched = False
         self._controller_s: float | None = None  # the controller's time of the newest sample
@@ -84,6 +87,8 @@ class UR5e:
         positions = command.positions
         if positions.shape != (NUM_JOINTS,) or not np.isfinite(positions).all():
             raise DriverError(f"{NUM_JOINTS} finite targets in rad were expected, got {positions}", STANDS)
+        if self._control is None:
+            raise DriverError(PASSIVE, STANDS)
         self._require_health()
         if not self._control.isProgramRunning():
             raise DriverError(
@@ -106,6 +111,8 @@ class UR5e:
 
     def hold(self) -> None:
         """Stop servoing: the controller brakes and holds. An ended script is started again, which moves nothing."""
+        if self._control is None:
+            return
         self._require_health()
         if not self._control.isProgramRunning():
             self._watched = False
@@ -117,9 +124,11 @@ class UR5e:
     def close(self) -> None:
         """End the control script and let go of both connections; the controller holds the arm."""
         try:
-            self._control.stopScript()
+            if self._control is not None:
+                self._control.stopScript()
         finally:
-            self._control.disconnect()
+            if self._control is not None:
+                self._control.disconnect()
             self._receive.disconnect()
 
     def facts(self) -> ArmFacts:
@@ -153,7 +162,7 @@ class UR5e:
             raise DriverError(f"robot mode is {words}, expected running: power it on and release the brakes", STANDS)
 
 
-def open_arm(robot: Embodiment, side: str, clock: Callable[[], int]) -> UR5e:
+def open_arm(robot: Embodiment, side: str, clock: Callable[[], int], passive: bool = False) -> UR5e:
     """The arm of one side of a robot YAML with `driver: ur5e`."""
     arm = robot.arms[side]
     if len(arm.joints) != NUM_JOINTS or arm.gripper is not None:
@@ -166,7 +175,7 @@ def open_arm(robot: Embodiment, side: str, clock: Callable[[], int]) -> UR5e:
         raise ModuleNotFoundError("a UR5e needs ur-rtde: pip install 'rdt-stack[ur]'") from error
     try:
         receive = RTDEReceiveInterface(connection.host)
-        control = RTDEControlInterface(connection.host)
+        control = None if passive else RTDEControlInterface(connection.host)
     except RuntimeError as error:
         raise DriverError(
             f"the controller at {connection.host} does not answer ({error}): is it on, in remote control, and in this "

@@ -22,7 +22,7 @@ from data_pipeline.schema.embodiment import Embodiment
 from robot_drivers import dynamixel as dxl
 from robot_drivers.arm import ArmFacts
 from robot_drivers.connection import read_connection
-from robot_drivers.errors import DriverError
+from robot_drivers.errors import PASSIVE, DriverError
 from robot_drivers.types import ArmCommand, ArmState
 
 HORN_M, ROD_M = 0.022, 0.036
@@ -51,6 +51,7 @@ JOINTS = (
 )
 GRIPPER = Motor("gripper", 9)
 STANDS = "standing where its motors hold it, torque on"
+AS_BEFORE = "as it was: held where it has torque, loose where not"
 SILENT = (
     "in an unknown state: each motor that has power stops by its own watchdog within 100 ms and holds; one without "
     "power falls. Support the arm, check power and cable, then open it anew"
@@ -86,8 +87,14 @@ def motor_from_finger(distance_m: float) -> float:
 class ViperX:
     """One arm. Positions: six joints in rad, then the gripper where the YAML has one."""
 
-    def __init__(self, connection: ViperXConnection, has_gripper: bool, clock: Callable[[], int]) -> None:
-        """Connect; the arm stays where it is, with torque. Raises `DriverError` where a motor is not as expected."""
+    def __init__(
+        self, connection: ViperXConnection, has_gripper: bool, clock: Callable[[], int], passive: bool = False
+    ) -> None:
+        """Connect; the arm stays where it is, with torque. Raises `DriverError` where a motor is not as expected.
+
+        `passive` leaves torque, modes and goals as they are.
+        """
+        self._passive = passive
         self._clock, self._finger = clock, has_gripper and connection.gripper_unit == "m"
         self._motors = (*JOINTS, GRIPPER) if has_gripper else JOINTS
         self._ids = [motor.id for motor in self._motors]
@@ -122,6 +129,8 @@ class ViperX:
         positions = command.positions
         if positions.shape != (len(self._ids),) or not np.isfinite(positions).all():
             raise DriverError(f"{len(self._ids)} finite targets were expected, got {positions}", STANDS)
+        if self._passive:
+            raise DriverError(PASSIVE, AS_BEFORE)
         if self._watched and self._clock() - self._packet_ns > 0.8 * WATCHDOG_NS:
             self._refuse_after_silence()
         if self._finger:
@@ -137,6 +146,8 @@ class ViperX:
         Joints near their goal keep it, so that repeated holding does not sag; one that is far from it stays where it
         is. The gripper keeps its goal, and with it the grip.
         """
+        if self._passive:
+            return
         torque = self._exchange(lambda: self._bus.read(self._everyone, dxl.TORQUE_ENABLE))
         self._require_torque(torque)
         joints = self._ids[: len(JOINTS)]
@@ -155,7 +166,8 @@ class ViperX:
     def close(self) -> None:
         """Let go of the port. Torque stays on: to relax the arm, support it and switch its power off."""
         try:
-            self._exchange(self._unwatch)
+            if not self._passive:
+                self._exchange(self._unwatch)
         finally:
             self._bus.close()
 
@@ -186,6 +198,8 @@ class ViperX:
         lowest, highest = bus.read(joints, dxl.MIN_POSITION), bus.read(joints, dxl.MAX_POSITION)
         self._low = np.array([lowest[i] for i in joints], dtype=np.int64)
         self._high = np.array([highest[i] for i in joints], dtype=np.int64)
+        if self._passive:
+            return
         bus.sync_write(dxl.BUS_WATCHDOG, dict.fromkeys(self._everyone, 0))  # what a killed program left behind
         torque = bus.read(self._everyone, dxl.TORQUE_ENABLE)
         self._set_modes(torque)
@@ -313,11 +327,11 @@ def _latency_advice(port: str) -> list[str]:
     return [f"adapter latency {latency_ms} ms limits the rate to about 60 Hz: `echo 1 | sudo tee {timer}`"]
 
 
-def open_arm(robot: Embodiment, side: str, clock: Callable[[], int]) -> ViperX:
+def open_arm(robot: Embodiment, side: str, clock: Callable[[], int], passive: bool = False) -> ViperX:
     """The arm of one side of a robot YAML with `driver: viperx`."""
     arm = robot.arms[side]
     names = [joint.name for joint in arm.joints]
     if names != [motor.name for motor in JOINTS]:
         raise ValueError(f"a ViperX has joints {[motor.name for motor in JOINTS]}, arms.{side} names {names}")
     connection = read_connection(ViperXConnection, f"arms.{side}.connection", arm.connection)
-    return ViperX(connection, arm.gripper is not None, clock)
+    return ViperX(connection, arm.gripper is not None, clock, passive)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from data_pipeline.schema.embodiment import Embodiment
+from robot_drivers.errors import PASSIVE, DriverError
 from robot_drivers.sim.robot import TICK_NS, SimRobot
 from robot_drivers.types import ArmCommand, ArmState, CameraFrame
 
@@ -55,14 +56,16 @@ class LiveRobot:
 class LiveArm:
     """One arm of the scene."""
 
-    def __init__(self, live: LiveRobot, side: str) -> None:
-        self._live, self._side = live, side
+    def __init__(self, live: LiveRobot, side: str, passive: bool) -> None:
+        self._live, self._side, self._passive = live, side, passive
 
     def state(self) -> ArmState:
         robot, stamp_ns = self._live.present()
         return ArmState(robot.state(self._side).positions, stamp_ns)
 
     def command(self, command: ArmCommand) -> None:
+        if self._passive:
+            raise DriverError(PASSIVE, "held by the simulated motors")
         robot, _ = self._live.present()
         robot.command(self._side, command)
 
@@ -90,8 +93,8 @@ class LiveCamera:
         self._live.leave()
 
 
-def open_arm(robot: Embodiment, side: str, clock: Callable[[], int]) -> LiveArm:
-    return LiveArm(LiveRobot.join(robot, clock), side)
+def open_arm(robot: Embodiment, side: str, clock: Callable[[], int], passive: bool = False) -> LiveArm:
+    return LiveArm(LiveRobot.join(robot, clock), side, passive)
 
 
 def open_camera(robot: Embodiment, role: str, clock: Callable[[], int]) -> LiveCamera:

@@ -207,3 +207,17 @@ def test_the_sdk_is_asked_for_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "piper_sdk", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'rdt-stack\[piper\]'"):
         open_arm(robot("can0"), "left")
+
+
+def test_a_passive_arm_is_looked_at_and_left_as_it_is(emulator, channel):
+    emulator.joints[0] = 30_000
+    arm = open_arm(robot(channel), "left", time.monotonic_ns, passive=True)
+    wait_until(lambda: arm.state().positions[0] == pytest.approx(math.pi / 6))
+    arm.hold()
+    with pytest.raises(DriverError, match=r"passive.*as it was"):
+        arm.command(ArmCommand(TARGET, time.monotonic_ns()))
+    emulator.silent = True
+    with pytest.raises(DriverError, match=r"no frame.*as it was"):
+        wait_until(lambda: arm.state() is None)
+    arm.close()
+    assert not emulator.heard.keys() & {0x150, 0x151, 0x155, 0x159, 0x471}

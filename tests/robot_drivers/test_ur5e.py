@@ -226,3 +226,13 @@ def test_a_gripper_is_refused_and_the_sdk_asked_for_by_name(monkeypatch):
     raw["arms"]["left"]["gripper"] = {"slot": "left_gripper_open"}
     with pytest.raises(ValueError, match="no gripper of its own"):
         open_arm(Embodiment.from_dict(raw), "left")
+
+
+def test_a_passive_arm_is_looked_at_and_left_as_it_is(controller):
+    arm = UR5e(UR5eConnection(host="10.0.0.2"), None, controller, controller)
+    assert arm.state().positions.tolist() == [0.0] * 6
+    arm.hold()
+    with pytest.raises(DriverError, match="passive"):
+        arm.command(ArmCommand(TARGET, 0))
+    arm.close()
+    assert controller.calls == [("disconnect",)]

@@ -256,3 +256,15 @@ def test_the_sdk_is_asked_for_by_name(monkeypatch, bank):
     monkeypatch.setitem(sys.modules, "dynamixel_sdk", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'rdt-stack\[viperx\]'"):
         open_arm(robot(bank), "left")
+
+
+def test_a_passive_arm_is_looked_at_and_left_as_it_is(bank, clock):
+    bank.order(set=[(2, POSITION, 4, 1500), (9, 11, 1, 3)])
+    before = bank.get(ALL, TORQUE, 1) + bank.get([2, 9], GOAL, 4) + bank.get([9], 11, 1)
+    arm = open_arm(robot(bank), "left", clock, passive=True)
+    assert arm.state().positions[1] == pytest.approx((1500 - 2048) * 2 * math.pi / 4096)
+    arm.hold()
+    with pytest.raises(DriverError, match=r"passive.*as it was"):
+        arm.command(ArmCommand(START, clock()))
+    arm.close()
+    assert bank.get(ALL, TORQUE, 1) + bank.get([2, 9], GOAL, 4) + bank.get([9], 11, 1) == before
