@@ -68,6 +68,11 @@ class GuardedArm:
         return self._fault
 
     @property
+    def is_moving(self) -> bool:
+        """Whether set-points still change: while holding, until the arm has been braked to a stand."""
+        return bool(self._velocity.any())
+
+    @property
     def set_point(self) -> np.ndarray | None:
         """What the arm has been told last, in SI units; `None` before the first command."""
         return self._sent
