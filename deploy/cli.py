@@ -94,6 +94,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--yes", action="store_true", help="ask nobody: agree to --wiggle, skip what needs a hand")
     check.add_argument("--out", default="robot_check", metavar="DIR", help="folder for one picture of each camera")
+    new = robot_commands.add_parser("new", help="a robot YAML from URDFs; asks what they do not say")
+    new.add_argument("--urdf", required=True, nargs="+", metavar="FILE", help="one, or one an arm")
+    new.add_argument("--name", required=True, metavar="NAME", help="of the robot")
+    new.add_argument("--out", metavar="FILE", help="the robot YAML; else NAME.yaml")
+    new.add_argument("--answers", metavar="FILE", help="YAML with the answers: nobody is asked")
 
     checkpoint = commands.add_parser("checkpoint", help="what is inside a checkpoint; released format <-> ours")
     checkpoint_commands = checkpoint.add_subparsers(dest="checkpoint_command", metavar="COMMAND", required=True)

@@ -40,6 +40,7 @@ EXTRAS = {
     "ur": ("ur-rtde",),
     "realsense": ("pyrealsense2",),
     "usb_cameras": ("opencv-python-headless",),
+    "urdf": ("yourdfpy",),
     "piper": ("piper-sdk", "python-can"),
 }
 SPEED = ("flash-attn", "torchao")  # picked up where installed; flash-attn has to be built for the machine

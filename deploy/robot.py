@@ -12,6 +12,7 @@ from data_pipeline.schema.registry import configs_dir, find_config, load_attribu
 
 COMMANDS = {
     "check": "deploy.robot_check:command",
+    "new": "deploy.robot_new:command",
 }
 
 

@@ -41,6 +41,7 @@ CONFINED = {
     "transformers": ("rdt/encoders/pretrained.py",),
     "peft": ("rdt/train/lora.py",),
     "timm": ("rdt/encoders/timm_vision.py",),
+    "yourdfpy": ("deploy/urdf.py",),
     "rerun": ("deploy/data/rerun_view.py",),
 }
 SCHEMA_MAY_IMPORT = {"numpy", "yaml"}
