@@ -8,6 +8,7 @@ This knows motors, not arms; for the arm see `viperx.py`.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,6 +22,8 @@ TICKS_PER_TURN = 4096
 CENTRE_TICK = 2048
 GOAL_CURRENT_MA = 2.69  # one unit of the current registers
 TRIES = 3  # a first reply on a busy machine may come after the SDK's time-out of 34 ms
+QUIET_S, LONGEST_SETTLE_S = 0.005, 0.1
+SETTLES = 2  # a question that is repeated may get two answers: the next one settles, too
 ALERT = 0x80
 MODELS = {1120: "XM540-W270", 1020: "XM430-W350", 1060: "XL430-W250", 1130: "XM540-W150", 1030: "XM430-W210"}
 HARDWARE_ERRORS = {0: "input voltage", 2: "overheating", 3: "encoder", 4: "electrical shock", 5: "overload"}
@@ -74,6 +77,7 @@ class Bus:
     def __init__(self, port: str, baud: int) -> None:
         self._port, self._packets, self._sdk = _open(port, baud)
         self.name = port
+        self._unsettled = 0  # coming exchanges before which late replies must pass
         self.alerts: set[int] = set()  # motors whose last status byte told of a hardware error
 
     def read(self, motors: Iterable[int], register: Register) -> dict[int, int]:
@@ -114,13 +118,21 @@ class Bus:
         self._judge(self._packets.syncReadTx(self._port, address, size, motors, len(motors), False), motors[0])
         values = {}
         for motor in motors:
-            data, result, error = self._packets.readRx(self._port, motor, size)
-            self._judge(result, motor)
-            self._note(motor, error)
-            if len(data) != size:
-                raise BusError(f"motor {motor} sent {len(data)} of {size} bytes of register {address}")
-            values[motor] = int.from_bytes(bytes(data), "little", signed=register.signed)
+            values[motor] = int.from_bytes(self._reply(motor, size), "little", signed=register.signed)
         return values
+
+    def _reply(self, motor: int, size: int) -> bytes:
+        """The data of one status packet. One of another size answers an earlier question."""
+        while True:
+            packet, result = self._packets.rxPacket(self._port, False)
+            self._judge(result, motor)
+            if packet[4] == motor:
+                break
+        sent = packet[5] + 256 * packet[6] - 4  # the length counts instruction, error and checksum, too
+        if sent != size:
+            raise BusError(f"motor {motor} on {self.name} sent {sent} bytes, expected {size}")
+        self._note(motor, packet[8])
+        return bytes(packet[9 : 9 + size])
 
     def _again(self, once: Callable[[], R]) -> R:
         for _ in range(TRIES - 1):
@@ -132,13 +144,29 @@ class Bus:
 
     def _guarded(self, action: Callable[[], R]) -> R:
         """What comes up when a cable is pulled (OSError, termios.error, TypeError, by system), as a `BusError`."""
+        unsettled, self._unsettled = self._unsettled, SETTLES
         try:
-            return action()
+            if unsettled:
+                self._settle()
+            result = action()
         except BusError:
             raise
         except Exception as error:
-            self._port.is_using = False
             raise BusError(f"the port {self.name} is gone: {error}") from error
+        finally:
+            self._port.is_using = False  # the SDK leaves its mark where Ctrl-C falls into an exchange
+        self._unsettled = max(unsettled - 1, 0)
+        return result
+
+    def _settle(self) -> None:
+        """Let late replies pass after an exchange that broke off: the next would take them for its own."""
+        end = time.monotonic() + LONGEST_SETTLE_S
+        quiet_from = time.monotonic()
+        while (now := time.monotonic()) - quiet_from < QUIET_S and now < end:
+            if self._port.getBytesAvailable():
+                self._port.clearPort()
+                quiet_from = now
+            time.sleep(0.001)
 
     def _judge(self, result: int, motor: int) -> None:
         if result != self._sdk.COMM_SUCCESS:

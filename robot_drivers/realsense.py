@@ -60,17 +60,16 @@ class RealSense:
 
     def frame(self) -> CameraFrame | None:
         """The newest frame, RGB. A camera that stops hands on its last one, whose stamp grows old."""
-        newest = None
-        while (frames := self._source.poll_for_frames()) and (colour := frames.get_color_frame()):
-            newest = colour
-            now_ns = self._clock()
+        newest, stamp_ns, now_ns = None, None, self._clock()
+        while (colour := self._poll()) is not None:
+            newest, now_ns = colour, self._clock()
             stamp_ns = self._times.stamp(round(colour.get_timestamp() * 1e6), now_ns)
         if newest is not None:
             self._heard_ns = now_ns
             if stamp_ns is not None:
                 image = np.array(newest.get_data())  # the library takes its memory back
                 self._last = CameraFrame(self._role, image, stamp_ns - self._latency_ns)
-        elif self._clock() - self._heard_ns > LOST_NS:
+        elif now_ns - self._heard_ns > LOST_NS:
             self._try_again()
         return self._last
 
@@ -79,6 +78,14 @@ class RealSense:
         if self._reopening is not None:
             self._reopening.join()
         _stop(self._source)
+
+    def _poll(self) -> Any:
+        """The next colour frame, `None` where none waits or the pipeline has died."""
+        try:
+            frames = self._source.poll_for_frames()
+        except RuntimeError:  # librealsense's, once the device is gone: silence, which `frame` counts
+            return None
+        return (frames.get_color_frame() or None) if frames else None
 
     def _try_again(self) -> None:
         """Open the camera anew beside the loop, which never waits for it."""

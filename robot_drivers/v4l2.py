@@ -63,24 +63,26 @@ class USBCamera:
 
     def _read(self, capture: Any) -> None:
         while not self._stop.is_set():
-            if capture is None:
-                try:
-                    capture = self._open_capture()
-                except DriverError:
-                    self._stop.wait(RETRY_S)
-                    continue
-            if not capture.grab():
-                capture.release()
+            try:
+                capture = self._open_capture() if capture is None else capture
+                self._take(capture)
+            except Exception:  # noqa: PERF203 (OpenCV's own, by what broke: the answer to each is to open it anew)
+                if capture is not None:
+                    capture.release()
                 capture = None
                 self._stop.wait(RETRY_S)
-                continue
-            stamp_ns = self._clock() - self._latency_ns  # before decoding
-            decoded, image = capture.retrieve()
-            if decoded and image is not None and image.ndim == 3:
-                self._last = CameraFrame(self._role, image[..., ::-1].copy(), stamp_ns)  # BGR -> RGB
-                self._arrived.set()
         if capture is not None:
             capture.release()
+
+    def _take(self, capture: Any) -> None:
+        """One picture. Raises where the camera gives none."""
+        if not capture.grab():
+            raise DriverError(f"camera {self._role!r} gives no picture", NOT_CONCERNED)
+        stamp_ns = self._clock() - self._latency_ns  # before decoding
+        decoded, image = capture.retrieve()
+        if decoded:  # a damaged picture is no reason to open the camera anew
+            self._last = CameraFrame(self._role, image[..., ::-1].copy(), stamp_ns)  # BGR -> RGB
+            self._arrived.set()
 
 
 def open_camera(robot: Embodiment, role: str, clock: Callable[[], int]) -> USBCamera:

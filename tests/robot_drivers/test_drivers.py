@@ -6,16 +6,24 @@ Run: pytest tests/robot_drivers/test_drivers.py
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
 
 from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.registry import find_config
 from robot_drivers.connection import read_connection
 from robot_drivers.drivers import ARMS, CAMERAS, open_arm, open_camera
+from robot_drivers.piper import PiperConnection
+from robot_drivers.realsense import RealSenseConnection
 from robot_drivers.types import ArmCommand
+from robot_drivers.ur5e import UR5eConnection
+from robot_drivers.v4l2 import V4L2Connection
+from robot_drivers.viperx import ViperXConnection
 from tests.robots import bimanual
 
 MS = 1_000_000
@@ -75,6 +83,31 @@ def test_unknown_drivers_sides_and_roles_name_what_exists():
 def test_every_entry_of_the_tables_is_there_without_its_sdk(entry):
     module, attribute = entry.split(":")
     assert callable(getattr(__import__(module, fromlist=[attribute]), attribute))
+
+
+CONNECTIONS = {
+    "viperx": ViperXConnection,
+    "piper": PiperConnection,
+    "ur5e": UR5eConnection,
+    "realsense": RealSenseConnection,
+    "v4l2": V4L2Connection,
+}
+
+
+@pytest.mark.parametrize("name", ["viperx_pair", "piper_pair", "ur5e_pair"])
+def test_shipped_robots_say_how_to_reach_their_devices(name):
+    robot = Embodiment.from_yaml(find_config("robots", name))
+    for side, arm in robot.arms.items():
+        read_connection(CONNECTIONS[arm.driver], side, arm.connection)
+    for role, camera in robot.cameras.items():
+        read_connection(CONNECTIONS[camera.source], role, camera.connection)
+
+
+def test_the_guide_names_every_key_of_a_connection():
+    guide = (Path(__file__).parents[2] / "docs/robots.md").read_text(encoding="utf-8").splitlines()
+    for name, connection in CONNECTIONS.items():
+        (row,) = [line for line in guide if f": {name}`" in line]
+        assert {f.name for f in fields(connection)} == set(re.findall(r"`(\w+)`", row.split("|")[4]))
 
 
 def test_the_embedded_robot_keeps_up_with_the_clock():

@@ -118,7 +118,7 @@ class Silent:
     stopped = False
 
     def poll_for_frames(self):
-        return None
+        raise RuntimeError("the device is gone")
 
     def stop(self):
         self.stopped = True

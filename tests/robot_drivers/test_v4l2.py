@@ -98,7 +98,7 @@ def test_a_device_that_is_not_there_says_what_to_look_for():
 
 def test_reading_never_waits_and_a_lost_camera_grows_old_until_it_is_back(monkeypatch):
     monkeypatch.setattr(v4l2, "RETRY_S", 0.01)
-    captures = [Capture(), None, Capture()]
+    captures = [Capture(), None, Capture(), Capture()]
     given = iter(captures)
     now = [1_000 * MS]
 
@@ -121,7 +121,12 @@ def test_reading_never_waits_and_a_lost_camera_grows_old_until_it_is_back(monkey
     assert camera.frame() is first
     captures[2].give(picture(8))
     wait_until(lambda: camera.frame().stamp_ns == 1_400 * MS)
-    captures[2].give(None)
+    captures[2].give("damaged")  # what makes the library raise
+    wait_until(lambda: captures[2].released)
+    now[0] += 500 * MS
+    captures[3].give(picture(9))
+    wait_until(lambda: camera.frame().stamp_ns == 1_900 * MS)
+    captures[3].give(None)
     camera.close()
 
 

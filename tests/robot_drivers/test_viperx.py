@@ -13,6 +13,7 @@ import pytest
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config, read_yaml
+from robot_drivers import dynamixel as dxl
 from robot_drivers.drivers import open_arm
 from robot_drivers.errors import ArmFaultError, DriverError
 from robot_drivers.guarded_arm import GuardedArm
@@ -120,6 +121,19 @@ def test_a_late_or_broken_reply_is_asked_for_again(bank, arm):
     arm.state()
     bank.order(corrupt=2)
     arm.state()
+
+
+def test_a_reply_that_comes_late_is_not_taken_for_the_next_ones(bank, clock, arm, monkeypatch):
+    arm.command(ArmCommand(START, clock()))
+    bank.order(set=[(motor, GOAL, 4, 2000 + motor) for motor in ALL], late=7)
+    settled, settle = [], arm._bus._settle
+    monkeypatch.setattr(arm._bus, "_settle", lambda: (settled.append(True), settle()))
+    assert arm.state().positions == pytest.approx(START, abs=0.001)  # asked again: seven answers too many come
+    assert len(settled) == 1
+    assert arm._bus.read([1, 2, 4], dxl.GOAL_POSITION) == {1: 2001, 2: 2002, 4: 2004}
+    assert len(settled) == 2
+    arm.state()
+    assert len(settled) == 2
 
 
 @pytest.mark.parametrize("fault", [{"silent": list(ALL)}, {"silent": [7]}, {"corrupt": 100}])
@@ -268,3 +282,18 @@ def test_a_passive_arm_is_looked_at_and_left_as_it_is(bank, clock):
         arm.command(ArmCommand(START, clock()))
     arm.close()
     assert bank.get(ALL, TORQUE, 1) + bank.get([2, 9], GOAL, 4) + bank.get([9], 11, 1) == before
+
+
+def test_after_ctrl_c_within_an_exchange_the_arm_can_still_be_held(bank, clock, arm, monkeypatch):
+    arm.command(ArmCommand(START, clock()))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(arm._bus._packets, "rxPacket", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            arm.state()
+    arm.hold()
+    assert bank.get(ALL, WATCHDOG, 1) == [0] * 9
+    assert bank.get(ALL, TORQUE, 1) == [1] * 9

@@ -99,12 +99,15 @@ class Bank:
         self.silent: set[int] = set()
         self.swallow = 0  # replies to come that get lost
         self.corrupt = 0  # replies to come with a wrong checksum
+        self.late = 0  # replies to come that arrive only with those to the next packet
+        self.held_back: list[bytes] = []
 
     def obey(self, order: dict) -> object:
         if "silent" in order:
             self.silent = set(order["silent"])
         self.swallow = order.get("swallow", self.swallow)
         self.corrupt = order.get("corrupt", self.corrupt)
+        self.late = order.get("late", self.late)
         for servo, address, size, value in order.get("set", []):
             self.servos[servo].set(address, value, size)
         for servo in self.servos.values():
@@ -120,6 +123,8 @@ class Bank:
             return
         target, body = packet[4], packet[7:-2].replace(b"\xff\xff\xfd\xfd", b"\xff\xff\xfd")
         instruction, params = body[0], body[1:]
+        yield from self.held_back
+        self.held_back = []
         if instruction == SYNC_READ:
             address, size = int.from_bytes(params[:2], "little"), int.from_bytes(params[2:4], "little")
             for servo in params[4:]:
@@ -158,6 +163,10 @@ class Bank:
         packet = status(servo, error | self.servos[servo].alert, params)
         if self.swallow:
             self.swallow -= 1
+            return
+        if self.late:
+            self.late -= 1
+            self.held_back.append(packet)
             return
         if self.corrupt:
             self.corrupt -= 1
