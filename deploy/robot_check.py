@@ -35,6 +35,7 @@ RATE_HZ = 50.0
 MOVED_RAD = math.radians(1.0)  # by hand: less is trembling
 READ_S, FILM_S, FIRST_FRAME_S = 0.5, 1.0, 5.0
 OUTSIDE_RAD = 0.02  # beyond its limit by more, a joint's zero, unit or sign is in doubt
+GRIPPER_OFF = 0.1  # of its range
 DARK = 4.0  # mean of 255 below which a picture shows nothing
 
 Verdict = Literal["ok", "failed", "not checked"]
@@ -110,6 +111,7 @@ class Check:
                 self._wiggle(side, guard)
             elif not self.wiggle:
                 self._by_hand(side, arm)
+                self._gripper_by_hand(side, arm)
         except RobotError as error:
             self._note(f"{side} arm", "failed", str(error))
         finally:
@@ -305,6 +307,26 @@ class Check:
         else:
             self._note(what, "ok", f"{seen} joints, each as the YAML names it")
 
+    def _gripper_by_hand(self, side: str, arm: Arm) -> None:
+        """Both ends of the gripper as a person finds them, against the YAML's."""
+        gripper = self.robot.arms[side].gripper
+        if gripper is None or self.yes:
+            return
+        seen = []
+        for end in ("Close", "Open"):
+            answer = self.person.answer(f"  {end} the gripper all the way by hand, then Enter (s: skip) ")
+            if answer is None or answer.startswith("s"):
+                return
+            seen.append(float(arm.state().positions[-1]))
+        span = abs(gripper.state_range[1] - gripper.state_range[0])
+        off = max(abs(got - wanted) for got, wanted in zip(seen, gripper.state_range, strict=True))
+        words = f"closed {seen[0]:.4f}, open {seen[1]:.4f}; state_range is {list(gripper.state_range)}"
+        if off <= GRIPPER_OFF * span:
+            self._note(f"{side} gripper range", "ok", words)
+        else:
+            words += f": write [{seen[0]:.4f}, {seen[1]:.4f}], if it was moved"
+            self._note(f"{side} gripper range", "failed", words)
+
     def _leave(self, guard: GuardedArm, moving: bool) -> None:
         """Bring the arm to rest and let go of the bus, whatever happened before. Ctrl-C comes through here, too."""
         try:
@@ -314,6 +336,9 @@ class Check:
             guard.close()
         except RobotError as error:
             self._note("end", "failed", str(error))
+        else:
+            if moving:
+                self.person.say("  The arm holds, with torque: to relax it, support it and switch its power off.")
 
     def _film(self, newest: Callable[[], CameraFrame | None]) -> list[CameraFrame]:
         """The different frames of a second, counted from the first one."""

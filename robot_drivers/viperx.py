@@ -104,6 +104,7 @@ class ViperX:
         self._bus = dxl.Bus(connection.port, connection.baud)
         self._watched = False  # whether the motors' watchdogs run
         self._packet_ns = clock()
+        self._silent_ns = 0  # a pause that was long enough for the watchdogs, until they have been asked
         try:
             self._start(connection)
         except dxl.BusError as error:
@@ -131,7 +132,8 @@ class ViperX:
             raise DriverError(f"{len(self._ids)} finite targets were expected, got {positions}", STANDS)
         if self._passive:
             raise DriverError(PASSIVE, AS_BEFORE)
-        if self._watched and self._clock() - self._packet_ns > 0.8 * WATCHDOG_NS:
+        self._note_silence()
+        if self._silent_ns:
             self._refuse_after_silence()
         if self._finger:
             positions = np.append(positions[:-1], motor_from_finger(positions[-1]))
@@ -148,20 +150,8 @@ class ViperX:
         """
         if self._passive:
             return
-        torque = self._exchange(lambda: self._bus.read(self._everyone, dxl.TORQUE_ENABLE))
-        self._require_torque(torque)
-        joints = self._ids[: len(JOINTS)]
-        measured = self._exchange(lambda: self._bus.read(joints, dxl.POSITION))
-        goals = self._exchange(lambda: self._bus.read(joints, dxl.GOAL_POSITION))
-        far = {i for i in joints if abs(goals[i] - measured[i]) > FAR_RAD * dxl.TICKS_PER_TURN / (2 * math.pi)}
-        self._exchange(self._unwatch)  # a motor that its watchdog stopped takes no goal before
-        dogs = self._exchange(lambda: self._bus.read(self._everyone, dxl.BUS_WATCHDOG))
-        if any(dogs.values()):
-            raise DriverError(f"the watchdogs of the motors read {dogs} after 0 was written", STANDS)
-        here = np.minimum(np.maximum([measured[i] for i in joints], self._low), self._high)
-        stay = {i: int(tick) for i, tick in zip(joints, here, strict=True) if i in far}
-        if stay:
-            self._exchange(lambda: self._bus.sync_write(dxl.GOAL_POSITION, stay))
+        self._require_torque(self._exchange(lambda: self._bus.read(self._everyone, dxl.TORQUE_ENABLE)))
+        self._stay([motor.id for motor in JOINTS])
 
     def close(self) -> None:
         """Let go of the port. Torque stays on: to relax the arm, support it and switch its power off."""
@@ -200,8 +190,8 @@ class ViperX:
         self._high = np.array([highest[i] for i in joints], dtype=np.int64)
         if self._passive:
             return
-        bus.sync_write(dxl.BUS_WATCHDOG, dict.fromkeys(self._everyone, 0))  # what a killed program left behind
         torque = bus.read(self._everyone, dxl.TORQUE_ENABLE)
+        self._stay([i for i in joints if torque[i]])  # whatever a killed program has left behind
         self._set_modes(torque)
         for i in self._everyone:
             bus.write(i, dxl.PROFILE_VELOCITY, PROFILE_VELOCITY)
@@ -214,6 +204,25 @@ class ViperX:
         for i in self._everyone:
             if not torque[i]:
                 bus.write(i, dxl.TORQUE_ENABLE, 1)
+
+    def _stay(self, joints: list[int]) -> None:
+        """Clear the watchdogs, and let joints that are far from their goals have it where they are."""
+        far: dict[int, int] = {}
+        if joints:
+            measured = self._exchange(lambda: self._bus.read(joints, dxl.POSITION))
+            goals = self._exchange(lambda: self._bus.read(joints, dxl.GOAL_POSITION))
+            limits = {motor.id: (low, high) for motor, low, high in zip(JOINTS, self._low, self._high, strict=True)}
+            far = {
+                i: int(min(max(measured[i], limits[i][0]), limits[i][1]))
+                for i in joints
+                if abs(goals[i] - measured[i]) > FAR_RAD * dxl.TICKS_PER_TURN / (2 * math.pi)
+            }
+        self._exchange(self._unwatch)  # a motor that its watchdog stopped takes no goal before
+        if far:
+            self._exchange(lambda: self._bus.sync_write(dxl.GOAL_POSITION, far))
+        dogs = self._exchange(lambda: self._bus.read(self._everyone, dxl.BUS_WATCHDOG))
+        if any(dogs.values()):
+            raise DriverError(f"the watchdogs of the motors read {dogs} after 0 was written", STANDS)
 
     def _check_wiring(self) -> None:
         """A joint that runs backwards or a shadow that does not follow would fight its own arm."""
@@ -272,17 +281,22 @@ class ViperX:
 
     def _unwatch(self) -> None:
         self._bus.sync_write(dxl.BUS_WATCHDOG, dict.fromkeys(self._everyone, 0))
-        self._watched = False
+        self._watched, self._silent_ns = False, 0
+
+    def _note_silence(self) -> None:
+        silent_ns = self._clock() - self._packet_ns
+        if self._watched and silent_ns > 0.8 * WATCHDOG_NS:
+            self._silent_ns = max(self._silent_ns, silent_ns)
 
     def _refuse_after_silence(self) -> None:
-        quiet_ms = (self._clock() - self._packet_ns) / 1e6
         dogs = self._exchange(lambda: self._bus.read(self._everyone, dxl.BUS_WATCHDOG))
         if dxl.WATCHDOG_TRIPPED in dogs.values():
             raise DriverError(
-                f"the bus was silent for {quiet_ms:.0f} ms and the motors' watchdogs (100 ms) have stopped the arm: "
-                "the loop was late; reset the guard to go on",
+                f"the bus was silent for {self._silent_ns / 1e6:.0f} ms and the motors' watchdogs (100 ms) have "
+                "stopped the arm: the loop was late; reset the guard to go on",
                 STANDS,
             )
+        self._silent_ns = 0
 
     def _require_torque(self, torque: dict[int, int]) -> None:
         off = [i for i, on in torque.items() if not on]
@@ -308,6 +322,7 @@ class ViperX:
         return DriverError(f"hardware error of {told}; let it cool or free the joint, then cycle its power", now)
 
     def _exchange(self, action: Callable[[], dxl.R]) -> dxl.R:
+        self._note_silence()
         try:
             result = action()
         except dxl.BusError as error:

@@ -129,6 +129,7 @@ def test_a_sound_robot_moves_by_less_than_was_stated(bench, tmp_path):
     assert moved[:, 6].max() == 0  # the gripper stays
     assert ((moved > 1e-9).sum(axis=1) <= 1).all()  # one joint at a time
     assert arm.closed
+    assert any("holds, with torque" in words for words in bench.said)
     assert "10x8, 25 fps" in found["camera external"].words
     assert Image.open(tmp_path / "external.png").size == (10, 8)
     assert "  motor 1: 12.1 V" in bench.said
@@ -189,15 +190,21 @@ def test_ctrl_c_holds_the_arm(bench):
 
 def test_hands_move_joints_and_the_check_says_what_it_saw(bench):
     joints = iter([0, 1, 2, 4, 4, 5])  # instead of joint 3, joint 4 is moved
+    ends = iter([0.02, 0.6])
 
     def by_hand(question):
         bench.said.append(question)
+        if "gripper" in question:
+            bench.arms[0].positions[6] = next(ends)
+            return ""
         joint = next(joints)
         bench.arms[0].positions[joint] += math.radians(-4.8 if joint == 2 else 4.8)
         return ""
 
     bench.ask = by_hand
-    words = bench.run()["left directions"].words
+    found = bench.run()
+    words = found["left directions"].words
+    assert "write [0.0200, 0.6000]" in found["left gripper range"].words
     assert "    I saw +4.8 deg on waist." in bench.said
     assert words == (
         "elbow runs backwards: set its `sign` to -1; "

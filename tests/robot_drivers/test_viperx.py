@@ -202,14 +202,34 @@ def test_a_silent_loop_is_stopped_by_the_motors_and_held_by_the_driver(bank, clo
     assert arm.state().positions == pytest.approx(START * 0.9, abs=0.001)
 
 
+def test_a_guard_that_asks_for_the_state_first_learns_of_the_pause_too(bank, clock):
+    one = robot(bank)
+    guard = GuardedArm.of(one, "left", open_arm(one, "left", clock))
+    start = guard.state().positions
+    guard.command(ArmCommand(start, clock() + 20 * MS))
+    clock.now_ns += 90 * MS  # long, but no watchdog has stopped its motor
+    guard.command(ArmCommand(start, clock() + 20 * MS))
+    clock.now_ns += 200 * MS
+    bank.order(quiet_ms=200)
+    guard.state()
+    with pytest.raises(DriverError, match=r"silent for 200 ms.*watchdogs.*The arm is now holding"):
+        guard.command(ArmCommand(start, clock() + 20 * MS))
+    guard.reset()
+    guard.command(ArmCommand(start, clock() + 40 * MS))
+    assert bank.get(ALL, WATCHDOG, 1) == [5] * 9
+    guard.close()
+
+
 def test_opening_clears_what_a_killed_program_left(bank, clock):
     killed = open_arm(robot(bank), "left", clock)
     killed.command(ArmCommand(START, clock()))
     killed._bus.close()  # as the system does
     bank.order(quiet_ms=1000)
     assert bank.get(ALL, WATCHDOG, 1) == [255] * 9
+    bank.order(set=[(6, POSITION, 4, 1000)])  # stopped far from its goal, which it must not go on to
     arm = open_arm(robot(bank), "left", clock)
     assert bank.get(ALL, WATCHDOG, 1) == [0] * 9
+    assert bank.get([6], GOAL, 4) == bank.get([6], POSITION, 4) == [1000]
     arm.close()
 
 
