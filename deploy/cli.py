@@ -93,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="give torque, and let each joint move by at most 0.05 rad; else none moves",
     )
     check.add_argument("--yes", action="store_true", help="ask nobody: agree to --wiggle, skip what needs a hand")
-    check.add_argument("--out", default="robot_check", metavar="DIR", help="folder for one picture of each camera")
+    check.add_argument("--out", default="runs/robot_check", metavar="DIR", help="folder for one picture of each camera")
     new = robot_commands.add_parser("new", help="a robot YAML from URDFs; asks what they do not say")
     new.add_argument("--urdf", required=True, nargs="+", metavar="FILE", help="one, or one an arm")
     new.add_argument("--name", required=True, metavar="NAME", help="of the robot")
