@@ -113,11 +113,28 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--api-key-file", metavar="FILE", help="holds the key that clients must send; else $RDT_API_KEY")
     _add_device(serve)
 
-    robot = commands.add_parser("robot", help="what a robot YAML says")
+    robot = commands.add_parser("robot", help="describe a robot, read its YAML, meet it for the first time")
     robot_commands = robot.add_subparsers(dest="robot_command", metavar="COMMAND", required=True)
     robot_commands.add_parser("list", help="the shipped robots")
     explain = robot_commands.add_parser("explain", help="the mapping joint -> slot, line by line")
     explain.add_argument("robot", metavar="ROBOT_YAML", help="a YAML file, or the name of a shipped one")
+    check = robot_commands.add_parser(
+        "check", help="first contact: connection, readings, limits, joint directions, gripper, cameras"
+    )
+    check.add_argument("robot", metavar="ROBOT_YAML", help="a YAML file, or the name of a shipped one")
+    check.add_argument("--arm", metavar="SIDE", help="left or right only")
+    check.add_argument(
+        "--wiggle",
+        action="store_true",
+        help="give torque, and let each joint move by at most 0.05 rad; else none moves",
+    )
+    check.add_argument("--yes", action="store_true", help="ask nobody: agree to --wiggle, skip what needs a hand")
+    check.add_argument("--out", default="runs/robot_check", metavar="DIR", help="folder for one picture of each camera")
+    new = robot_commands.add_parser("new", help="a robot YAML from URDFs; asks what they do not say")
+    new.add_argument("--urdf", required=True, nargs="+", metavar="FILE", help="one, or one an arm")
+    new.add_argument("--name", required=True, metavar="NAME", help="of the robot")
+    new.add_argument("--out", metavar="FILE", help="the robot YAML; else NAME.yaml")
+    new.add_argument("--answers", metavar="FILE", help="YAML with the answers: nobody is asked")
 
     checkpoint = commands.add_parser("checkpoint", help="what is inside a checkpoint; released format <-> ours")
     checkpoint_commands = checkpoint.add_subparsers(dest="checkpoint_command", metavar="COMMAND", required=True)

@@ -37,6 +37,12 @@ EXTRAS = {
     "serve": ("websockets", "msgpack"),
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
+    "viperx": ("dynamixel-sdk",),
+    "ur": ("ur-rtde",),
+    "realsense": ("pyrealsense2",),
+    "usb_cameras": ("opencv-python-headless",),
+    "urdf": ("yourdfpy",),
+    "piper": ("piper-sdk", "python-can"),
 }
 SPEED = ("flash-attn", "torchao")  # picked up where installed; flash-attn has to be built for the machine
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri"

@@ -1,4 +1,4 @@
-"""`rdt robot`: the shipped robots, and what a robot YAML maps to."""
+"""`rdt robot`: the shipped robots, what a robot YAML maps to, and the doors to checking and describing one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ import numpy as np
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.layout import SLOT_NAMES, SLOT_UNITS
-from data_pipeline.schema.registry import configs_dir, find_config
+from data_pipeline.schema.registry import configs_dir, find_config, load_attribute
+
+COMMANDS = {
+    "check": "deploy.robot_check:command",
+    "new": "deploy.robot_new:command",
+}
 
 
-def command(args: argparse.Namespace) -> None:
+def command(args: argparse.Namespace) -> int | None:
+    if args.robot_command in COMMANDS:
+        return load_attribute("robot command", args.robot_command, COMMANDS)(args)
     if args.robot_command == "list":
         for path in sorted((configs_dir() / "robots").glob("*.yaml")):
             robot = Embodiment.from_yaml(path)
@@ -19,6 +26,7 @@ def command(args: argparse.Namespace) -> None:
             print(f"{robot.name:24s} {len(robot.arms)} arms, {robot.rate_hz:g} Hz, driver {', '.join(drivers)}")
     else:
         print(explain(Embodiment.from_yaml(find_config("robots", args.robot))))
+    return None
 
 
 def explain(robot: Embodiment) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 from robot_drivers.types import ArmCommand, ArmState
 
@@ -25,3 +28,18 @@ class Arm(Protocol):
     def close(self) -> None:
         """Let go of the bus. The arm has been told to hold before."""
         ...
+
+
+@dataclass(frozen=True)
+class ArmFacts:
+    """What an arm says of itself, for a person."""
+
+    lines: tuple[str, ...]  # firmware, voltages, temperatures, advice
+    limits: np.ndarray | None = None  # float64 (joints, 2), low and high in rad, as the arm itself enforces them
+
+
+@runtime_checkable
+class TalkativeArm(Protocol):
+    """An arm that can say more than where it is. Optional: `rdt robot check` asks."""
+
+    def facts(self) -> ArmFacts: ...

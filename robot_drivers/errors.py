@@ -22,3 +22,6 @@ class CommandError(RobotError):
 
 class ArmFaultError(RobotError):
     """A guard has latched a fault: the arm holds and takes no command until `reset()`."""
+
+
+PASSIVE = "an arm that was opened to look only (passive) takes no command"

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_pipeline.schema.embodiment import Embodiment
 from robot_drivers.arm import Arm
-from robot_drivers.errors import ArmFaultError, CommandError, DriverError
+from robot_drivers.errors import ArmFaultError, CommandError, DriverError, RobotError
 from robot_drivers.limits.bounds import Bounds
 from robot_drivers.limits.chain import LimitSettings, build_limits
 from robot_drivers.limits.limit import Change, Limit, Motion
@@ -68,6 +68,11 @@ class GuardedArm:
         return self._fault
 
     @property
+    def is_moving(self) -> bool:
+        """Whether set-points still change: while holding, until the arm has been braked to a stand."""
+        return bool(self._velocity.any())
+
+    @property
     def set_point(self) -> np.ndarray | None:
         """What the arm has been told last, in SI units; `None` before the first command."""
         return self._sent
@@ -77,7 +82,7 @@ class GuardedArm:
         try:
             state = self._arm.state()
         except Exception as error:
-            raise self._driver_failed(f"the driver raised in state(): {error!r}") from error
+            raise self._driver_failed(f"the driver raised in state(): {_words(error)}") from error
         if state.positions.shape != self._measured.shape:
             raise self._driver_failed(
                 f"the driver measured {state.positions.shape} positions for {list(self._bounds.names)}"
@@ -172,15 +177,15 @@ class GuardedArm:
         try:
             self._arm.command(ArmCommand(positions, stamp_ns))
         except Exception as error:
-            raise self._driver_failed(f"the driver raised in command(): {error!r}") from error
+            raise self._driver_failed(f"the driver raised in command(): {_words(error)}") from error
         self._sent, self._velocity, self._sent_ns = positions, velocity, stamp_ns
 
     def _driver_hold(self) -> None:
         try:
             self._arm.hold()
         except Exception as error:
-            self._fault = f"the driver raised in hold(): {error!r}"
-            raise DriverError(self._fault, UNKNOWN) from error
+            self._fault = f"the driver raised in hold(): {_words(error)}"
+            raise DriverError(self._fault, _state_after(error)) from error
 
     def _driver_failed(self, what: str) -> DriverError:
         """Latch the fault and ask the driver to hold, so that the error can say what the arm does."""
@@ -189,9 +194,19 @@ class GuardedArm:
         self._sent = None  # from here on holding is the driver's own hold
         try:
             self._arm.hold()
-        except Exception:
-            return DriverError(what, UNKNOWN)
+        except Exception as error:
+            return DriverError(what, _state_after(error))
         return DriverError(what, HOLDING)
 
     def _arm_now(self) -> str:
         return "braking to a stand" if self._velocity.any() else HOLDING
+
+
+def _words(error: Exception) -> str:
+    """What happened; what the arm does now is said once, by whoever raises last."""
+    return error.what if isinstance(error, RobotError) else repr(error)
+
+
+def _state_after(error: Exception) -> str:
+    """What the arm does when holding failed: only its driver can know."""
+    return error.arm_now if isinstance(error, RobotError) else UNKNOWN

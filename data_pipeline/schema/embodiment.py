@@ -7,6 +7,9 @@ from it here. Per entry the conversion is affine, `unified = native * scale + of
     gripper   scale = 1 / (open - closed),   offset = -closed / (open - closed)
 
 so the round trip holds for every embodiment. Nothing is clipped here: limits live with the motors.
+
+What a driver needs to connect (`connection`) belongs to one workplace, not to the robot: two robots that differ
+in nothing else are equal, and recordings of both are recordings of one robot.
 """
 
 from __future__ import annotations
@@ -60,6 +63,7 @@ class Arm:
     driver: str
     joints: tuple[Joint, ...]
     gripper: Gripper | None = None
+    connection: Mapping[str, Any] = field(default_factory=dict, compare=False)  # port, address: see the driver
 
     @property
     def num_entries(self) -> int:
@@ -77,6 +81,7 @@ class Camera:
     source: str
     required: bool = True  # a missing required camera stops the policy; a missing optional one is masked
     latency_s: float = 0.0  # from exposure to arrival
+    connection: Mapping[str, Any] = field(default_factory=dict, compare=False)  # device, size, rate: see the driver
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,7 @@ class Embodiment:
         values = _fields_of(cls, "robot", raw)
         values["arms"] = {side: _arm(side, arm) for side, arm in _mapping("arms", values["arms"]).items()}
         values["cameras"] = {
-            role: Camera(**_fields_of(Camera, f"cameras.{role}", camera))
-            for role, camera in _mapping("cameras", values.get("cameras") or {}).items()
+            role: _camera(role, camera) for role, camera in _mapping("cameras", values.get("cameras") or {}).items()
         }
         return cls(**values)
 
@@ -124,6 +128,8 @@ class Embodiment:
             entry: dict[str, Any] = {"driver": arm.driver, "joints": [_plain(joint) for joint in arm.joints]}
             if arm.gripper:
                 entry["gripper"] = _plain(arm.gripper)
+            if arm.connection:
+                entry["connection"] = dict(arm.connection)
             arms[side] = entry
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("arms", "cameras")}
         return {
@@ -272,12 +278,22 @@ def _arm(side: str, raw: Any) -> Arm:
             if key in entry:
                 entry[key] = _pair(f"arms.{side}.gripper.{key}", entry[key])
         gripper = Gripper(**entry)
-    return Arm(driver=values["driver"], joints=tuple(joints), gripper=gripper)
+    return Arm(values["driver"], tuple(joints), gripper, _connection(f"arms.{side}", values))
+
+
+def _camera(role: str, raw: Any) -> Camera:
+    values = _fields_of(Camera, f"cameras.{role}", raw)
+    return Camera(**{**values, "connection": _connection(f"cameras.{role}", values)})
+
+
+def _connection(where: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(_mapping(f"{where}.connection", values.get("connection") or {}))
 
 
 def _plain(row: Joint | Gripper | Camera) -> dict[str, Any]:
     """The row as a mapping of plain types, without what equals its default (so no infinity meets JSON)."""
-    values = {f.name: getattr(row, f.name) for f in fields(row) if getattr(row, f.name) != f.default}
+    defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(row)}
+    values = {name: getattr(row, name) for name, default in defaults.items() if getattr(row, name) != default}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 

@@ -215,3 +215,22 @@ def test_text_that_is_not_yaml(tmp_path):
     path.write_text("- a", encoding="utf-8")
     with pytest.raises(ValueError, match="must hold a mapping"):
         Embodiment.from_yaml(path)
+
+
+def test_a_connection_comes_through_and_does_not_make_another_robot():
+    raw = yaml.safe_load(TWO_JOINTS)
+    bare = Embodiment.from_dict(raw)
+    raw["arms"]["right"]["connection"] = {"port": "/dev/ttyUSB0"}
+    raw["cameras"]["external"]["connection"] = {"fps": 30}
+    robot = Embodiment.from_dict(Embodiment.from_dict(raw).to_dict())
+    assert robot.arms["right"].connection == {"port": "/dev/ttyUSB0"}
+    assert robot.cameras["external"].connection == {"fps": 30}
+    assert robot == bare
+    assert "connection" not in str(bare.to_dict())
+
+
+def test_a_connection_must_be_a_mapping():
+    raw = yaml.safe_load(TWO_JOINTS)
+    raw["arms"]["right"]["connection"] = "/dev/ttyUSB0"
+    with pytest.raises(ValueError, match=r"arms\.right\.connection must be a mapping"):
+        Embodiment.from_dict(raw)
