@@ -42,7 +42,7 @@ $(STAMP): pyproject.toml
 	fi
 	$(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[sim,encoders,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[sim,encoders,ros2,dev]'
 	@touch $@
 
 clean:

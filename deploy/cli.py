@@ -21,6 +21,7 @@ COMMANDS = {
     "data": "deploy.data.parser:command",
     "train": "deploy.train:command",
     "eval": "deploy.evaluate:command",
+    "run": "deploy.run:command",
     "serve": "deploy.serve.command:command",
     "robot": "deploy.robot:command",
     "checkpoint": "deploy.checkpoint:command",
@@ -96,6 +97,21 @@ def build_parser() -> argparse.ArgumentParser:
         help="of rtc's guidance: the published one, or none, which is cheaper",
     )
     _add_device(evaluate)
+
+    run = commands.add_parser(
+        "run", help="a policy on a robot, simulated or real: limits, real time, ROS 2 where it is used"
+    )
+    run.add_argument("robot", metavar="ROBOT", help="robot YAML, by name or path")
+    run.add_argument("policy", metavar="CHECKPOINT", help="a checkpoint folder, or ws://HOST:PORT of `rdt serve`")
+    run.add_argument("--instruction", metavar="TEXT", help="what the policy is told; else the simulated task's own")
+    run.add_argument("--env", default="sim_transfer", metavar="NAME", help="of the simulated robot, as in `rdt eval`")
+    run.add_argument("--task", metavar="NAME", help="one of the environment's tasks; else its first")
+    run.add_argument("--trials", type=_POSITIVE, metavar="N", help="episodes, each judged; else run until Ctrl-C")
+    run.add_argument("--seconds", type=float, default=10.0, help="of a trial (default: 10)")
+    run.add_argument("--seed", type=_SEED, default=0, metavar="S", help="of the first simulated scene")
+    run.add_argument("--yes", action="store_true", help="start at once: do not wait for Enter before the arms move")
+    run.add_argument("--json", metavar="FILE", help="write the outcome of the trials there")
+    _add_device(run)
 
     serve = commands.add_parser("serve", help="a checkpoint as a policy server over websocket and msgpack")
     serve.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")

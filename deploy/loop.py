@@ -2,7 +2,8 @@
 
     state, frames -> push_*        at any rate
     wants_observation(now)         the plan is running short
-    observation(now)               one Observation for the inference process, or why there is none
+    observation(now)               one Observation for the inference, or why there is none; or, where another process
+                                   makes it, asked(now), and unanswered() when there was none
     prefix(stamp)                  what the answer to it must go on from (hand-over "rtc")
     deliver(chunk, now)            when an answer comes, however late
     tick(now)                      a native command for the guarded robot, or hold
@@ -32,6 +33,8 @@ from deploy.prefix import Prefix
 from robot_drivers.limits.bounds import Bounds
 from robot_drivers.limits.jump import JumpLimit
 from robot_drivers.types import CameraFrame
+
+ELSEWHERE = -1
 
 
 class Mode(Enum):
@@ -101,7 +104,7 @@ class ControlLoop:
     _set_point: np.ndarray | None  # the last positions that were given out
     _target_ns: int  # and the time that they, or a hold in their place, were meant for
     _sent: deque[tuple[int, np.ndarray]]  # what the robot has been told in the last second, with its times
-    _pending_ns: int | None  # stamp of the observation that is being answered
+    _pending_ns: int | None  # stamp of the observation that is being answered; ELSEWHERE: another process knows it
     _asked_ns: int  # when it was asked for
     _asked_at_rest: bool  # and whether the robot stood, with nothing planned
     _num_rejected: int  # in a row
@@ -183,7 +186,10 @@ class ControlLoop:
         """The answer to an observation; `None` says that inference failed. Unusable chunks change nothing."""
         pending_ns = self._pending_ns
         if pending_ns is not None and (chunk is None or chunk.start_ns >= pending_ns):  # else: a lost one
-            self._latencies_ns.append(now_ns - pending_ns)
+            if chunk is not None and pending_ns == ELSEWHERE:
+                pending_ns = chunk.start_ns - self._robot.action_offset_steps * chunk.step_ns
+            if pending_ns != ELSEWHERE:
+                self._latencies_ns.append(now_ns - pending_ns)
             self._pending_ns = None
         if self.mode is not Mode.RUN:
             return Splice("ignored", detail=f"the loop is in mode {self.mode.value}")
@@ -238,6 +244,15 @@ class ControlLoop:
             self._pending_ns, self._asked_ns = answer.stamp_ns, now_ns
             self._asked_at_rest = not self._was_running
         return answer
+
+    def asked(self, now_ns: int) -> None:
+        """Another process was asked for a chunk: what `observation` notes where the pictures are here."""
+        self._pending_ns, self._asked_ns = ELSEWHERE, now_ns
+
+    def unanswered(self) -> None:
+        """It had no observation: something was too old."""
+        self.counters.stale += 1
+        self._pending_ns = None
 
     def prefix(self, stamp_ns: int) -> Prefix | None:
         """What is decided of the chunk that answers an observation of `stamp_ns`, for hand-over "rtc".

@@ -86,6 +86,11 @@ class Bimanual:
         return self._guard.fault
 
     @property
+    def is_moving(self) -> bool:
+        """Whether the set-points move: after the last command, or while braking."""
+        return self._guard.is_moving
+
+    @property
     def set_point(self) -> np.ndarray | None:
         """The native vector that was sent last, after all limits; `None` before the first command."""
         sent = self._guard.set_point

@@ -22,11 +22,13 @@ ARMS = {
     "viperx": "robot_drivers.viperx:open_arm",
     "piper": "robot_drivers.piper:open_arm",
     "ur5e": "robot_drivers.ur5e:open_arm",
+    "ros_topics": "robot_drivers.ros_topics:open_arm",
     "sim": "robot_drivers.sim.live:open_arm",
 }
 CAMERAS = {
     "realsense": "robot_drivers.realsense:open_camera",
     "v4l2": "robot_drivers.v4l2:open_camera",
+    "ros_topics": "robot_drivers.ros_topics:open_camera",
     "sim": "robot_drivers.sim.live:open_camera",
 }
 
@@ -50,4 +52,5 @@ def open_camera(robot: Embodiment, role: str, clock: Clock = time.monotonic_ns) 
         raise ValueError(f"robot {robot.name!r} has cameras {list(robot.cameras)}, not {role!r}")
     simulated = all(arm.driver == "sim" for arm in robot.arms.values())  # `source` then names a camera of the scene
     source = "sim" if simulated else robot.cameras[role].source
+    source = "ros_topics" if source.startswith("/") else source
     return load_attribute("camera source", source, CAMERAS)(robot, role, clock)

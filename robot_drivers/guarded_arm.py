@@ -199,7 +199,7 @@ class GuardedArm:
         return DriverError(what, HOLDING)
 
     def _arm_now(self) -> str:
-        return "braking to a stand" if self._velocity.any() else HOLDING
+        return "braking to a stand" if self.is_moving else HOLDING
 
 
 def _words(error: Exception) -> str:

@@ -1,0 +1,218 @@
+"""The policy as a ROS 2 lifecycle node: a robot's session with topics, services and diagnostics.
+
+    python -m deploy.node --robot sim_bimanual --policy CHECKPOINT [--start]
+
+    unconfigured -> inactive    configure: processes start, the network warms up; the arms hold
+    inactive -> active          activate: services obey; still the arms hold
+    ~/start, ~/stop, ~/reset, ~/estop   std_srvs/Trigger         ~/set_estop   std_srvs/SetBool
+    ~/instruction               std_msgs/String, in              ~/estopped    std_msgs/Bool, latched, out
+    /diagnostics                diagnostic_msgs/DiagnosticArray, twice a second
+
+Control runs in a process of its own (`deploy/realtime/control.py`): this one may be slow. An emergency stop is obeyed
+in every state of the life cycle in which there are arms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.utilities import remove_ros_args
+from std_msgs.msg import Bool, String
+from std_srvs.srv import SetBool, Trigger
+
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.registry import find_config
+from deploy.graph import POLICY_NAME
+from deploy.realtime.session import Session
+from deploy.realtime.spec import run_spec
+from robot_drivers.messages import quality
+
+DIAGNOSTICS_S = 0.5
+LEVELS = {"run": DiagnosticStatus.OK, "hold": DiagnosticStatus.OK, "stopping": DiagnosticStatus.WARN}
+
+
+class PolicyNode(LifecycleNode):
+    """Holds a `Session` while it is configured."""
+
+    def __init__(self, robot: Embodiment, policy: str, device: str, instruction: str) -> None:
+        super().__init__(POLICY_NAME)
+        self._robot, self._policy, self._device = robot, policy, device
+        self.declare_parameter("instruction", instruction)
+        self.session: Session | None = None
+        self._lock = threading.Lock()
+        self._is_active = False
+        self._mode = ""
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", quality("reliable", 10))
+        self._estopped = self.create_publisher(Bool, "~/estopped", quality("reliable", latched=True))
+        self.create_subscription(String, "~/instruction", self._instruct, quality("reliable"))
+        for name, order in (("start", self._start), ("stop", self._stop), ("reset", self._reset)):
+            self.create_service(Trigger, f"~/{name}", self._service(order))
+        self.create_service(Trigger, "~/estop", self._service(self._estop))
+        self.create_service(SetBool, "~/set_estop", self._set_estop)
+        self.create_timer(DIAGNOSTICS_S, self._diagnose)
+
+    # life cycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        instruction = self.get_parameter("instruction").get_parameter_value().string_value
+        try:
+            session = Session(
+                run_spec(self._robot, self._policy, self._device), instruction, report=self.get_logger().info
+            )
+        except Exception as error:
+            self.get_logger().error(f"cannot configure: {error}")
+            return TransitionCallbackReturn.FAILURE
+        with self._lock:
+            self.session = session
+        self._estopped.publish(Bool(data=False))
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._is_active = True
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._is_active = False
+        if self.session:
+            self.session.supervisor.stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.end_session()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.end_session()
+        return TransitionCallbackReturn.SUCCESS
+
+    def end_session(self) -> None:
+        """Bring the arms to a stand and end the processes."""
+        with self._lock:
+            session, self.session = self.session, None
+        self._is_active = False
+        if session:
+            session.close()
+
+    # orders
+
+    def _start(self, session: Session) -> str:
+        if not self._is_active:
+            raise ValueError("the node is not active: activate it first")
+        session.supervisor.start()
+        return "running"
+
+    def _stop(self, session: Session) -> str:
+        session.supervisor.stop()
+        return "stopping"
+
+    def _reset(self, session: Session) -> str:
+        session.supervisor.reset()
+        self._estopped.publish(Bool(data=False))
+        return "holding"
+
+    def _estop(self, session: Session) -> str:
+        session.supervisor.estop()
+        self._estopped.publish(Bool(data=True))
+        return "emergency stop"
+
+    def _service(self, order: Callable[[Session], str]) -> Callable[[Any, Any], Any]:
+        def serve(_: Any, answer: Any) -> Any:
+            session = self.session
+            try:
+                if session is None:
+                    raise ValueError("the node is not configured: there are no arms")
+                answer.success, answer.message = True, order(session)
+            except ValueError as error:
+                answer.success, answer.message = False, str(error)
+            return answer
+
+        return serve
+
+    def _set_estop(self, request: Any, answer: Any) -> Any:
+        return self._service(self._estop if request.data else self._reset)(request, answer)
+
+    def _instruct(self, message: String) -> None:
+        if self.session:
+            self.session.supervisor.instruct(message.data)
+
+    # what it says
+
+    def _diagnose(self) -> None:
+        session = self.session
+        if session is None:
+            return
+        found = session.status()
+        if not session.supervisor.alive:
+            found |= {"mode": "fault", "why": "a process of the session has ended"}
+        if found["mode"] != self._mode:
+            self._mode = found["mode"]
+            why = f" ({found['why']})" if found["why"] and found["why"] != self._mode else ""
+            self.get_logger().info(f"{self._mode}{why}")
+        status = DiagnosticStatus(
+            level=LEVELS.get(found["mode"], DiagnosticStatus.ERROR),
+            name=f"{POLICY_NAME}: {self._robot.name}",
+            message=f"{found['mode']}: {found['why']}",
+            values=[KeyValue(key=key, value=str(value)) for key, value in found.items()],
+        )
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the node until SIGINT, SIGTERM or the end of its control process; returns 0 when the arms came to a stand."""
+    parser = argparse.ArgumentParser(description="The policy of a robot as a ROS 2 lifecycle node.")
+    parser.add_argument("--robot", required=True, help="robot YAML, by name or path")
+    parser.add_argument("--policy", required=True, help="a checkpoint folder")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--instruction", default="", help="what the policy is told at first")
+    parser.add_argument("--active", action="store_true", help="configure and activate at once")
+    parser.add_argument("--start", action="store_true", help="and let the arms move")
+    args = parser.parse_args(remove_ros_args(sys.argv if arguments is None else ["", *arguments])[1:])
+    robot = Embodiment.from_yaml(find_config("robots", args.robot))
+    closing = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: closing.set())
+    rclpy.init(signal_handler_options=rclpy.SignalHandlerOptions.NO)
+    node = PolicyNode(robot, args.policy, args.device, args.instruction)
+    executor = MultiThreadedExecutor(2)
+    executor.add_node(node)
+    spinning = threading.Thread(target=_spin, args=(executor,), daemon=True)
+    spinning.start()
+    failed = False
+    try:
+        if args.active or args.start:
+            failed = node.trigger_configure() is not TransitionCallbackReturn.SUCCESS
+            if not failed:
+                node.trigger_activate()
+            if args.start and node.session:
+                node.session.supervisor.start()
+        while not closing.wait(0.1) and not failed:
+            failed = node.session is not None and not node.session.supervisor.alive
+    finally:
+        node.end_session()
+        executor.shutdown(timeout_sec=1.0)
+        spinning.join(2.0)
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return int(failed)
+
+
+def _spin(executor: MultiThreadedExecutor) -> None:
+    try:
+        executor.spin()
+    except (ExternalShutdownException, KeyboardInterrupt):
+        return
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

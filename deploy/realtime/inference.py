@@ -1,0 +1,126 @@
+"""The inference process: observations from what the rings hold, chunks back; one request at a time.
+
+It may be slow, raise or die: the control process has the plan, the limits and the last word.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.registry import load_attribute
+from data_pipeline.schema.types import ActionChunk, Observation
+from deploy.observation_buffer import ObservationBuffer, Stale
+from deploy.realtime import records
+from deploy.realtime.clock import now_ns
+from deploy.realtime.memory import Ring, RingSpec
+from deploy.realtime.records import text
+
+IDLE_S = 0.001
+HEARTBEAT_S = 0.1
+
+
+class Backend(Protocol):
+    """Who answers: an engine in this process, or a server elsewhere."""
+
+    cameras: tuple[str, ...]  # roles that it looks at
+    image_history: int  # frames of each
+
+    def predict(self, observation: Observation) -> ActionChunk:
+        """The chunk that follows an observation, stamped on the observation's clock."""
+        ...
+
+
+@dataclass(frozen=True)
+class InferenceSpec:
+    """What an inference process is started with."""
+
+    robot: dict[str, Any]  # of `Embodiment.to_dict`
+    open_backend: str  # "module:function" of (robot, options) -> Backend
+    options: dict[str, Any]  # for it
+    rings: dict[str, RingSpec]
+    cameras: dict[str, RingSpec]  # camera role -> its frames
+
+
+class InferenceProcess:
+    """Answers requests between rings; `run` is the body of the process."""
+
+    def __init__(self, spec: InferenceSpec, backend: Backend) -> None:
+        self._backend = backend
+        rings = {name: Ring(ring) for name, ring in spec.rings.items()}
+        self._orders, self._requests, self._states = rings["orders"], rings["requests"], rings["states"]
+        self._answers, self._health = rings["answers"], rings["health"]
+        self._frames = {role: Ring(ring) for role, ring in spec.cameras.items() if role in backend.cameras}
+        robot = Embodiment.from_dict(spec.robot)
+        self._buffer = ObservationBuffer(robot, cameras=backend.cameras, history=backend.image_history)
+        self._answer, self._beat = self._answers.empty(), self._health.empty()
+        self._parent = os.getppid()
+        self._closing = threading.Event()
+
+    def run(self) -> None:
+        """Answer until the order to end, or the end of the parent."""
+        self._beat["ready"] = 1
+        threading.Thread(target=self._keep_beating, daemon=True).start()
+        while not self._closing.is_set():
+            orders = self._orders.newest()
+            if (orders is not None and orders.value["closing"]) or os.getppid() != self._parent:
+                return
+            self._take_in()
+            requests = list(self._requests.new())
+            if requests:
+                self._answer_request(requests[-1].number, "" if orders is None else text(orders.value["instruction"]))
+            else:
+                time.sleep(IDLE_S)
+
+    def close_soon(self, *_: object) -> None:
+        self._closing.set()
+
+    def _take_in(self) -> None:
+        """States and frames into the buffer, which refuses what is not newer."""
+        now = now_ns()
+        for record in self._states.new():
+            self._buffer.push_state(record.value["positions"], int(record.value["stamp_ns"]), now)
+        for role, ring in self._frames.items():
+            for record in ring.new():
+                self._buffer.push_frame(records.get_frame(record.value, role), now)
+
+    def _answer_request(self, number: int, instruction: str) -> None:
+        started = now_ns()
+        answer, beat = self._answer, self._beat
+        seen = self._buffer.observation(started, instruction)
+        answer["request"] = number
+        if isinstance(seen, Stale):
+            answer["outcome"], answer["why"] = records.STALE, str(seen).encode()
+            beat["why"] = answer["why"]
+        else:
+            try:
+                records.put_chunk(answer, number, self._backend.predict(seen))
+                beat["why"] = b""
+            except Exception as error:  # of a network, a server, a chunk that is not finite: the plan goes on
+                answer["outcome"] = records.FAILED
+                answer["why"] = beat["why"] = f"{type(error).__name__}: {error}".encode()
+                beat["failures"] += 1
+            beat["latency_ns"] = now_ns() - started
+            beat["requests"] += 1
+        self._answers.write(answer)
+
+    def _keep_beating(self) -> None:
+        """From a thread: a long pass of the network is no silence, a hung interpreter is."""
+        while not self._closing.wait(HEARTBEAT_S):
+            self._beat["stamp_ns"] = now_ns()
+            self._health.write(self._beat)
+
+
+def main(spec: InferenceSpec) -> None:
+    """The body of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor ends it
+    robot = Embodiment.from_dict(spec.robot)
+    backend = load_attribute("inference backend", "backend", {"backend": spec.open_backend})(robot, spec.options)
+    process = InferenceProcess(spec, backend)
+    signal.signal(signal.SIGTERM, process.close_soon)
+    process.run()

@@ -1,0 +1,268 @@
+"""`rdt run`: a policy on a robot. Processes are those of `graph.py` for a robot on ROS 2, a `Session` for any other.
+
+Trials are judged: by the simulator for its own robot, else by the person who watches. Ctrl-C brings the arms to a
+stand, ends all processes and returns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from data_pipeline.atomic import write_json
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.registry import find_config
+from deploy.doctor import require
+from deploy.graph import POLICY_NAME, NodeProcess, is_simulated, node_graph, ros_environment, uses_ros
+from deploy.intervals import wilson_interval
+from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
+
+READY_S = 300.0
+STATUS_S = 2.0
+ENDING_S = 15.0
+
+
+class Orders(Protocol):
+    """What a person can tell a running robot."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def next_scene(self) -> None:
+        """Another scene, where the robot is simulated; else the person has made one."""
+        ...
+
+    def outcome(self) -> dict[str, Any] | None:
+        """What the simulator saw; None where a person has to say."""
+        ...
+
+    def check(self) -> None:
+        """Raise `RuntimeError` when the robot runs no more."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How one episode ended."""
+
+    number: int
+    success: bool
+    details: dict[str, Any]
+
+
+def command(args: argparse.Namespace) -> None:
+    robot = Embodiment.from_yaml(find_config("robots", args.robot))
+    instruction = args.instruction or _own_instruction(robot, args)
+    with _opened(robot, args, instruction) as orders:
+        print(f"robot {robot.name!r} is ready and holds; it will be told {instruction!r}")
+        if not args.yes and not is_simulated(robot) and sys.stdin.isatty():
+            input("press Enter to let it move, Ctrl-C to leave: ")
+        if args.trials is None:
+            _run_until_interrupted(orders)
+            return
+        trials = run_trials(orders, args.trials, args.seconds)
+    successes = sum(trial.success for trial in trials)
+    low, high = wilson_interval(successes, len(trials))
+    print(f"{successes} of {len(trials)} trials succeeded: {successes / len(trials):.1%} [{low:.1%}, {high:.1%}]")
+    if args.json:
+        rows = [{"number": trial.number, "success": trial.success, **trial.details} for trial in trials]
+        write_json(args.json, {"success_rate": successes / len(trials), "interval_95": [low, high], "trials": rows})
+
+
+def run_trials(
+    orders: Orders, count: int, seconds: float, ask: Callable[[str], bool] | None = None, sleep=time.sleep
+) -> list[Trial]:
+    """Episode after episode: a scene, the policy for so long, a stand, a judgement."""
+    ask = ask or _ask
+    trials = []
+    for number in range(1, count + 1):
+        orders.next_scene()
+        orders.start()
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            orders.check()
+            sleep(0.05)
+        outcome = orders.outcome()
+        orders.stop()
+        success = ask(f"trial {number}: did it succeed? [y/n] ") if outcome is None else bool(outcome["success"])
+        trials.append(Trial(number, success, outcome or {}))
+        print(f"trial {number}/{count}: {'success' if success else 'failure'}")
+    return trials
+
+
+@contextmanager
+def _opened(robot: Embodiment, args: argparse.Namespace, instruction: str) -> Iterator[Orders]:
+    """The robot, ready and holding."""
+    if not uses_ros(robot):
+        from deploy.realtime.session import Session
+        from deploy.realtime.spec import run_spec
+
+        with Session(run_spec(robot, args.policy, args.device), instruction) as session:
+            yield _SessionOrders(session)
+        return
+    require("a robot on ROS 2 topics", {"rclpy": "rclpy"})
+    graph = node_graph(
+        robot,
+        args.robot,
+        args.policy,
+        policy_options=("--device", args.device, "--instruction", instruction, "--active"),
+        sim_options=(
+            "--environment",
+            args.env,
+            "--seed",
+            str(args.seed),
+            *(["--task", args.task] if args.task else []),
+        ),
+    )
+    with Processes(graph) as processes:
+        yield RosOrders(robot, processes)
+
+
+class Processes:
+    """The processes of a graph. Leaving ends them in reverse: the mind before the body."""
+
+    def __init__(self, graph: Sequence[NodeProcess]) -> None:
+        environment = {**ros_environment(), **os.environ}  # what the user has set stands
+        os.environ.update(environment)
+        self._running: list[tuple[NodeProcess, subprocess.Popen]] = []
+        try:
+            for node in graph:
+                words = [sys.executable, "-m", node.module, *node.arguments]
+                # a session of its own: Ctrl-C reaches this process alone, which ends the others in their order
+                self._running.append((node, subprocess.Popen(words, env=environment, start_new_session=True)))
+        except BaseException:
+            self.close()
+            raise
+
+    def check(self) -> None:
+        """Raise `RuntimeError` when one has ended that is needed."""
+        for node, process in self._running:
+            if node.essential and process.poll() is not None:
+                raise RuntimeError(f"{node.name} has ended (exit code {process.returncode}): the arms hold")
+
+    def close(self) -> None:
+        for node, process in reversed(self._running):
+            process.terminate()
+            try:
+                process.wait(ENDING_S)
+            except subprocess.TimeoutExpired:
+                print(f"rdt: {node.name} did not end within {ENDING_S:g} s and was killed", file=sys.stderr)
+                process.kill()
+                process.wait()
+        self._running.clear()
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class RosOrders:
+    """Orders by services of the policy's node and, for the simulated robot, of the simulator's."""
+
+    def __init__(self, robot: Embodiment, processes: Processes) -> None:
+        """Returns when the policy's node is active."""
+        from robot_drivers.messages import Link
+
+        self._processes = processes
+        self._simulated = is_simulated(robot)
+        self._robot = robot.name
+        self._link = Link("rdt_run")
+        self._wait_until_ready()
+
+    def start(self) -> None:
+        self._trigger(f"/{POLICY_NAME}/start")
+
+    def stop(self) -> None:
+        self._trigger(f"/{POLICY_NAME}/stop")
+
+    def next_scene(self) -> None:
+        if self._simulated:
+            self._trigger(f"/{POLICY_NAME}/reset")
+            self._trigger(f"/{self._robot}/reset")
+
+    def outcome(self) -> dict[str, Any] | None:
+        return json.loads(self._ask(f"/{self._robot}/outcome").message) if self._simulated else None
+
+    def check(self) -> None:
+        self._processes.check()
+
+    def _wait_until_ready(self) -> None:
+        until = time.monotonic() + READY_S
+        while time.monotonic() < until:
+            self.check()
+            try:
+                if self._ask(f"/{POLICY_NAME}/stop", timeout_s=1.0).success:
+                    return
+            except TimeoutError:
+                pass
+            time.sleep(0.2)
+        raise RuntimeError(f"{POLICY_NAME} was not ready after {READY_S:g} s")
+
+    def _trigger(self, service: str) -> None:
+        answer = self._ask(service)
+        if not answer.success:
+            raise RuntimeError(f"{service}: {answer.message}")
+
+    def _ask(self, service: str, timeout_s: float = 10.0) -> Any:
+        from robot_drivers.messages import Trigger
+
+        return self._link.call(Trigger, service, timeout_s=timeout_s)
+
+
+class _SessionOrders:
+    """Orders to a session in this process."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def start(self) -> None:
+        self._session.supervisor.start()
+
+    def stop(self) -> None:
+        self._session.supervisor.stop()
+
+    def next_scene(self) -> None:
+        self._session.supervisor.reset()
+
+    def outcome(self) -> None:
+        return None
+
+    def check(self) -> None:
+        self._session.supervisor.check()
+
+
+def _run_until_interrupted(orders: Orders) -> None:
+    orders.start()
+    print("running; Ctrl-C brings it to a stand")
+    try:
+        while True:
+            orders.check()
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        print("\nstopping")
+        orders.stop()
+
+
+def _own_instruction(robot: Embodiment, args: argparse.Namespace) -> str:
+    """A phrasing of the simulated task. Raises `ValueError` for a robot that nobody told what to do."""
+    if not is_simulated(robot):
+        raise ValueError("say what the robot shall do: --instruction 'pick up the cup'")
+    environment = lookup(ENVIRONMENTS, args.env)
+    return TASKS[args.task or environment.tasks[0]].instructions[0]
+
+
+def _ask(question: str) -> bool:
+    while (answer := input(question).strip().lower()[:1]) not in ("y", "n"):
+        pass
+    return answer == "y"

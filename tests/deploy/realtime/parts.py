@@ -1,0 +1,73 @@
+"""An arm and a policy small enough for processes of a test: a motor that obeys at once, a chunk that leans up."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.types import ActionChunk, Observation
+from robot_drivers.types import ArmCommand, ArmState
+
+STEP_RAD = 0.01
+HORIZON = 16
+
+
+class Motor:
+    """Moves to its target at once. The file named by RDT_TEST_ARM, where it is there, is what goes wrong with it."""
+
+    def __init__(self, entries: int) -> None:
+        self.positions = np.zeros(entries)
+
+    def state(self) -> ArmState:
+        if _fault() == "silent":
+            raise OSError("the bus is silent")
+        stale = 300_000_000 if _fault() == "stale" else 0
+        return ArmState(self.positions.copy(), time.monotonic_ns() - stale)
+
+    def command(self, command: ArmCommand) -> None:
+        self.positions = command.positions.copy()
+
+    def hold(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def _fault() -> str:
+    file = Path(os.environ.get("RDT_TEST_ARM", "/nonexistent"))
+    return file.read_text() if file.is_file() else ""
+
+
+def open_motor(robot: Embodiment, side: str) -> Motor:
+    entries = robot.arm_slice(side)
+    return Motor(entries.stop - entries.start)
+
+
+class Leaning:
+    """Each action a little above the one before, from the state that was seen."""
+
+    image_history = 1
+
+    def __init__(self, robot: Embodiment, options: dict[str, Any]) -> None:
+        self.cameras = tuple(robot.cameras)
+        self._robot = robot
+        self._options = options
+
+    def predict(self, observation: Observation) -> ActionChunk:
+        if self._options.get("raises"):
+            raise RuntimeError("the network is ill")
+        time.sleep(self._options.get("seconds", 0.0))
+        start = self._robot.from_unified(observation.state)
+        rows = start + STEP_RAD * np.arange(1, HORIZON + 1)[:, None]
+        actions, mask = self._robot.to_unified(rows, "action")
+        return ActionChunk(observation.stamp_ns, observation.control_hz, actions.astype(np.float32), mask)
+
+
+def open_leaning(robot: Embodiment, options: dict[str, Any]) -> Leaning:
+    return Leaning(robot, options)

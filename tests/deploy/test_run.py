@@ -1,0 +1,54 @@
+"""Run: pytest tests/deploy/test_run.py"""
+
+import pytest
+
+from deploy.cli import main
+from deploy.run import run_trials
+
+
+class Robot:
+    """Told what to do, it writes it down; the person or the simulator judges."""
+
+    def __init__(self, judgements=None):
+        self.heard, self._judgements = [], judgements
+
+    def start(self):
+        self.heard.append("start")
+
+    def stop(self):
+        self.heard.append("stop")
+
+    def next_scene(self):
+        self.heard.append("scene")
+
+    def outcome(self):
+        return None if self._judgements is None else {"success": self._judgements.pop(0), "scene": len(self.heard)}
+
+    def check(self):
+        pass
+
+
+def test_each_trial_has_a_scene_a_run_and_a_stand():
+    robot = Robot([True, False])
+    trials = run_trials(robot, 2, 0.0)
+    assert robot.heard == ["scene", "start", "stop"] * 2
+    assert [trial.success for trial in trials] == [True, False]
+
+
+def test_a_person_judges_where_nobody_else_can():
+    asked = []
+    trials = run_trials(Robot(), 2, 0.0, ask=lambda question: asked.append(question) or len(asked) == 2)
+    assert [trial.success for trial in trials] == [False, True]
+    assert "trial 2: did it succeed?" in asked[1]
+
+
+def test_a_robot_that_ends_ends_the_trials():
+    robot = Robot([True])
+    robot.check = lambda: (_ for _ in ()).throw(RuntimeError("rdt_policy has ended"))
+    with pytest.raises(RuntimeError, match="has ended"):
+        run_trials(robot, 1, 10.0)
+
+
+def test_a_real_robot_has_to_be_told_what_to_do(capsys):
+    assert main(["run", "piper_pair", "runs/x"]) == 1
+    assert "--instruction" in capsys.readouterr().err

@@ -1,0 +1,86 @@
+"""A policy drives the simulated arms over real ROS 2 topics: `rdt run`, as a user types it.
+
+Run: pytest tests/journeys/test_robot.py
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs the extra `ros2`")
+pytest.importorskip("mujoco", reason="needs the extra `sim`")
+
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.registry import find_config
+from rdt.encoders.condition import ConditionConfig
+from rdt.train.checkpoint import save_checkpoint
+from rdt.train.config import TrainConfig
+from rdt.train.start import network_config
+from rdt.visuomotor import VisuomotorPolicy
+
+PATIENCE_S = 120
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    """An untrained policy: it says something, and that is enough to see whether it is done."""
+    robot = Embodiment.from_yaml(find_config("robots", "sim_bimanual"))
+    config = TrainConfig(preset="rdt_tiny", condition=ConditionConfig(cameras=("external",)), noise_slots="live")
+    model = VisuomotorPolicy(network_config(config), config.condition, config.noise_slots)
+    save_checkpoint(tmp_path / "checkpoint", model, robot, config)
+    return tmp_path / "checkpoint"
+
+
+def start(checkpoint: Path, *words: str) -> subprocess.Popen:
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(1 + os.getpid() % 100), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "deploy.cli", "run", "sim_bimanual", str(checkpoint), *words]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def memory_names() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob("psm_*")}
+
+
+def descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children] + [pid for child in children for pid in descendants(int(child))]
+
+
+def is_alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "\nState:\tZ" not in status.read_text()
+
+
+def test_trials_in_the_simulator_are_run_and_judged(checkpoint, tmp_path):
+    process = start(checkpoint, "--trials", "1", "--seconds", "2", "--json", str(tmp_path / "outcome.json"))
+    said, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, said
+    assert "of 1 trials succeeded" in said
+    outcome = json.loads((tmp_path / "outcome.json").read_text())
+    assert outcome["trials"][0]["task"] == "transfer_right_to_left"
+    assert outcome["trials"][0]["seconds"] > 0.5
+
+
+def test_an_interrupt_leaves_no_process_and_no_memory(checkpoint):
+    before = memory_names()
+    process = start(checkpoint)
+    for line in process.stdout:
+        if line.startswith("running"):
+            break
+    time.sleep(1.0)
+    children = descendants(process.pid)
+    assert len(children) >= 4  # simulator, policy, control, inference
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, said
+    until = time.monotonic() + 10  # Python's own tracker of shared memory ends a little after
+    while any(is_alive(pid) for pid in children) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not [pid for pid in children if is_alive(pid)]
+    assert memory_names() - before == set()
