@@ -65,9 +65,7 @@ class PolicyNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         instruction = self.get_parameter("instruction").get_parameter_value().string_value
         try:
-            session = Session(
-                run_spec(self._robot, self._policy, self._device), instruction, report=self.get_logger().info
-            )
+            session = Session(run_spec(self._robot, self._policy, self._device), instruction)
         except Exception as error:
             self.get_logger().error(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
@@ -36,9 +37,7 @@ class ArmTopicServer:
             side: link.publish_on(JointState, f"{side}/joint_states", quality("best_effort")) for side in arms
         }
         for side in arms:
-            link.subscribe(
-                JointState, f"{side}/command", lambda message, side=side: self._take(side, message), quality("reliable")
-            )
+            link.subscribe(JointState, f"{side}/command", partial(self._take, side), quality("reliable"))
 
     def publish(self) -> None:
         """The states now."""

@@ -165,7 +165,7 @@ class Link:
 
     def call(self, kind: Any, service: str, request: Any = None, timeout_s: float = 10.0) -> Any:
         """Ask a service and wait for its answer. Raises `TimeoutError` when it is not there or does not answer."""
-        client = self.node.create_client(kind, service)
+        client: Any = self.node.create_client(kind, service)
         try:
             if not client.wait_for_service(timeout_s):
                 raise TimeoutError(f"service {service} did not appear within {timeout_s:g} s")

@@ -28,8 +28,15 @@ HEARTBEAT_S = 0.1
 class Backend(Protocol):
     """Who answers: an engine in this process, or a server elsewhere."""
 
-    cameras: tuple[str, ...]  # roles that it looks at
-    image_history: int  # frames of each
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Roles that it looks at."""
+        ...
+
+    @property
+    def image_history(self) -> int:
+        """Frames of each."""
+        ...
 
     def predict(self, observation: Observation) -> ActionChunk:
         """The chunk that follows an observation, stamped on the observation's clock."""

@@ -48,6 +48,7 @@ class Ring:
         self._slots = np.ndarray(spec.length, slot, self._memory.buf)
         self._numbers, self._checksums = self._slots["head"]["number"], self._slots["head"]["checksum"]
         size, stride = spec.dtype.itemsize, slot.itemsize
+        assert slot.fields is not None, "a slot has a head and a value"
         self._bytes = np.ndarray((spec.length, size), np.uint8, self._memory.buf, slot.fields["value"][1], (stride, 1))
         self._count = 0  # records that this writer has written, or this reader has seen
 

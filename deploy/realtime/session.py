@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from deploy.realtime.cameras import CameraPump
@@ -13,14 +12,14 @@ from robot_drivers.drivers import open_camera
 class Session:
     """Opens the cameras and starts the processes. Use it as a context manager; leaving brings the arms to a stand."""
 
-    def __init__(self, spec: RunSpec, instruction: str = "", report: Callable[[str], None] = print) -> None:
+    def __init__(self, spec: RunSpec, instruction: str = "") -> None:
         """Returns when the network is warm and the control process ticks, arms holding."""
         self.supervisor = Supervisor(spec, instruction)
         self._pump: CameraPump | None = None
         try:
             cameras = {role: open_camera(spec.robot, role) for role in spec.robot.cameras}
             self._pump = CameraPump(cameras, self.supervisor.push_frame)
-            self.supervisor.wait_until_ready(report=report)
+            self.supervisor.wait_until_ready()
         except BaseException:
             self.close()
             raise

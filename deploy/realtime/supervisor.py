@@ -128,7 +128,7 @@ class Supervisor:
 
     # what happens
 
-    def wait_until_ready(self, timeout_s: float = 600.0, report: Callable[[str], None] = print) -> None:
+    def wait_until_ready(self, timeout_s: float = 600.0) -> None:
         """Until the network is warm and the control process ticks. Raises `RuntimeError` when one of them ended."""
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
