@@ -35,12 +35,16 @@ from rdt.diffusion.solver import DEFAULT_SAMPLER
 from rdt.train.checkpoint import load_checkpoint
 from robot_drivers.sim.render import settle_backend
 from robot_drivers.sim.scene import CONTROL_HZ, load_scene
-from robot_drivers.sim.tasks import CONTROL_INSTRUCTION, ENVIRONMENTS, TASKS, Environment, lookup
+from robot_drivers.sim.tasks import (
+    CONTROL_INSTRUCTION,
+    ENVIRONMENTS,
+    EVALUATION_SEED,
+    SEEDS_PER_RUN,
+    TASKS,
+    Environment,
+    lookup,
+)
 
-FIRST_SEED = 1_000_000_000
-"""Evaluation scenes begin here, far from those of recording."""
-
-SEEDS_PER_RUN = 100_000
 LOCKSTEP = 25
 """Robots side by side in one worker: enough to share a pass of the network, few enough to show progress."""
 
@@ -146,7 +150,7 @@ def run_in_workers(
 
 def make_trials(environment: Environment, settings: Settings, videos: Path) -> list[Trial]:
     """The same scenes for every task and phrasing; phrasings in turn; videos of the first scenes."""
-    seeds = [FIRST_SEED + settings.seed * SEEDS_PER_RUN + i for i in range(settings.episodes)]
+    seeds = [EVALUATION_SEED + settings.seed * SEEDS_PER_RUN + i for i in range(settings.episodes)]
     trials = []
     for name in environment.tasks:
         task = TASKS[name]

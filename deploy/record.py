@@ -25,10 +25,7 @@ from rdt.train.config import DemonstrationConfig, differences
 from robot_drivers.sim.expert import POLICY_HZ, record_demonstration
 from robot_drivers.sim.render import Renderer, make_renderer, settle_backend
 from robot_drivers.sim.scene import SIDES, load_scene
-from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
-
-SEEDS_PER_RUN = 100_000
-"""Recording seed s tries scenes s * SEEDS_PER_RUN, s * SEEDS_PER_RUN + 1, ..."""
+from robot_drivers.sim.tasks import ENVIRONMENTS, SEEDS_PER_RUN, TASKS, lookup
 
 ATTEMPTS_FILE = "attempts.json"
 

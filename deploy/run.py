@@ -176,6 +176,7 @@ class RosOrders:
 
         self._processes = processes
         self._simulated = is_simulated(robot)
+        self._untouched = True  # nobody has moved in the simulator's first scene
         self._robot = robot.name
         self._link = Link("rdt_run")
         self._wait_until_ready()
@@ -187,9 +188,10 @@ class RosOrders:
         self._trigger(f"/{POLICY_NAME}/stop")
 
     def next_scene(self) -> None:
-        if self._simulated:
+        if self._simulated and not self._untouched:
             self._trigger(f"/{POLICY_NAME}/reset")
             self._trigger(f"/{self._robot}/reset")
+        self._untouched = False
 
     def outcome(self) -> dict[str, Any] | None:
         return json.loads(self._ask(f"/{self._robot}/outcome").message) if self._simulated else None

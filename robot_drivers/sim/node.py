@@ -7,7 +7,8 @@
     /<robot>/reset      std_srvs/Trigger: the next scene, arms at home
     /<robot>/outcome    std_srvs/Trigger: what has been done so far, as JSON in `message`
 
-The arms hold their last target when nobody commands. A scene's number counts up from `--seed` with every reset.
+The arms hold their last target when nobody commands. The scenes of `--seed S` are those of `rdt eval --seed S`, one
+after another with every reset, so that both roads can be compared.
 """
 
 from __future__ import annotations
@@ -26,11 +27,8 @@ from robot_drivers.arm_node import ArmTopicServer
 from robot_drivers.camera_node import CameraTopicServer
 from robot_drivers.messages import Link, Trigger
 from robot_drivers.sim.robot import TICK_NS, SimRobot
-from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
+from robot_drivers.sim.tasks import ENVIRONMENTS, EVALUATION_SEED, SEEDS_PER_RUN, TASKS, lookup
 from robot_drivers.types import ArmCommand, ArmState, CameraFrame
-
-SCENES = 2_000_000_000
-"""Scenes of rehearsals begin here, away from those of recording and evaluation."""
 
 
 class SimNode:
@@ -39,7 +37,7 @@ class SimNode:
     def __init__(self, robot: Embodiment, environment: str, task: str | None, seed: int, fps: float) -> None:
         self._environment = lookup(ENVIRONMENTS, environment)
         self._task = TASKS[lookup({name: name for name in self._environment.tasks}, task or self._environment.tasks[0])]
-        self._seed = seed - 1
+        self._scene_before = EVALUATION_SEED + seed * SEEDS_PER_RUN - 1  # the first one is that of `rdt eval`
         self._frame_ns = round(1e9 / fps)
         self._roles = tuple(robot.cameras)
         self._lock = threading.Lock()
@@ -91,9 +89,8 @@ class SimNode:
 
     def _scene(self) -> SimRobot:
         if self._made < self._wanted:
-            sim = SimRobot(
-                self._task.name, SCENES + self._seed + self._wanted, distribution=self._environment.distribution
-            )
+            scene = self._scene_before + self._wanted
+            sim = SimRobot(self._task.name, scene, distribution=self._environment.distribution)
             with self._lock:
                 before, self._sim, self._made = self._sim, sim, self._wanted
             if before:
@@ -105,7 +102,7 @@ class SimNode:
         until = time.monotonic() + 10.0
         while self._made < wanted and time.monotonic() < until:
             time.sleep(0.01)
-        answer.success, answer.message = self._made >= wanted, f"scene {SCENES + self._seed + wanted}"
+        answer.success, answer.message = self._made >= wanted, f"scene {self._scene_before + wanted}"
         return answer
 
     def _outcome(self, _: Any, answer: Any) -> Any:
@@ -113,7 +110,7 @@ class SimNode:
             sim = self.sim
             done = {
                 "task": self._task.name,
-                "scene": SCENES + self._seed + self._made,
+                "scene": self._scene_before + self._made,
                 "success": sim.strict_success(),
                 "benchmark_success": sim.highest_reward == 4,
                 "seconds": sim.now_ns * 1e-9,

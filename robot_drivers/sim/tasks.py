@@ -17,6 +17,12 @@ from typing import TypeVar
 
 import numpy as np
 
+EVALUATION_SEED = 1_000_000_000
+"""Scenes of evaluations begin here, far from those of recording."""
+
+SEEDS_PER_RUN = 100_000
+"""Run s of a recording or an evaluation takes the scenes from s * SEEDS_PER_RUN on."""
+
 Contacts = Set[frozenset[str]]  # pairs of touching geoms, by name
 Positions = Mapping[str, np.ndarray]  # object -> (3,) m, world
 
