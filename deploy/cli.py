@@ -109,6 +109,9 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--trials", type=_POSITIVE, metavar="N", help="episodes, each judged; else run until Ctrl-C")
     run.add_argument("--seconds", type=float, default=10.0, help="of a trial (default: 10)")
     run.add_argument("--seed", type=_SEED, default=0, metavar="S", help="of the first simulated scene")
+    run.add_argument(
+        "--handover", choices=["switch", "blend", "ensemble", "rtc"], help="from plan to plan; else the robot's default"
+    )
     run.add_argument("--yes", action="store_true", help="start at once: do not wait for Enter before the arms move")
     run.add_argument("--json", metavar="FILE", help="write the outcome of the trials there")
     _add_device(run)

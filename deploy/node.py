@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -31,9 +31,11 @@ from std_srvs.srv import SetBool, Trigger
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
+from deploy.action_buffer import Handover
 from deploy.graph import POLICY_NAME
 from deploy.realtime.session import Session
 from deploy.realtime.spec import run_spec
+from deploy.realtime.supervisor import RunSpec
 from robot_drivers.messages import quality
 
 DIAGNOSTICS_S = 0.5
@@ -43,9 +45,9 @@ LEVELS = {"run": DiagnosticStatus.OK, "hold": DiagnosticStatus.OK, "stopping": D
 class PolicyNode(LifecycleNode):
     """Holds a `Session` while it is configured."""
 
-    def __init__(self, robot: Embodiment, policy: str, device: str, instruction: str) -> None:
+    def __init__(self, robot: Embodiment, spec: RunSpec, instruction: str) -> None:
         super().__init__(POLICY_NAME)
-        self._robot, self._policy, self._device = robot, policy, device
+        self._robot, self._spec = robot, spec
         self.declare_parameter("instruction", instruction)
         self.session: Session | None = None
         self._lock = threading.Lock()
@@ -65,7 +67,7 @@ class PolicyNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         instruction = self.get_parameter("instruction").get_parameter_value().string_value
         try:
-            session = Session(run_spec(self._robot, self._policy, self._device), instruction)
+            session = Session(self._spec, instruction)
         except Exception as error:
             self.get_logger().error(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE
@@ -173,15 +175,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--policy", required=True, help="a checkpoint folder")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--instruction", default="", help="what the policy is told at first")
+    parser.add_argument("--handover", choices=get_args(Handover), help="from plan to plan; else the robot's default")
     parser.add_argument("--active", action="store_true", help="configure and activate at once")
     parser.add_argument("--start", action="store_true", help="and let the arms move")
     args = parser.parse_args(remove_ros_args(sys.argv if arguments is None else ["", *arguments])[1:])
     robot = Embodiment.from_yaml(find_config("robots", args.robot))
+    spec = run_spec(robot, args.policy, args.device, args.handover)
     closing = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: closing.set())
     rclpy.init(signal_handler_options=rclpy.SignalHandlerOptions.NO)
-    node = PolicyNode(robot, args.policy, args.device, args.instruction)
+    node = PolicyNode(robot, spec, args.instruction)
     executor = MultiThreadedExecutor(2)
     executor.add_node(node)
     spinning = threading.Thread(target=_spin, args=(executor,), daemon=True)

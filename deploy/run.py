@@ -106,7 +106,7 @@ def _opened(robot: Embodiment, args: argparse.Namespace, instruction: str) -> It
         from deploy.realtime.session import Session
         from deploy.realtime.spec import run_spec
 
-        with Session(run_spec(robot, args.policy, args.device), instruction) as session:
+        with Session(run_spec(robot, args.policy, args.device, args.handover), instruction) as session:
             yield _SessionOrders(session)
         return
     require("a robot on ROS 2 topics", {"rclpy": "rclpy"})
@@ -114,7 +114,10 @@ def _opened(robot: Embodiment, args: argparse.Namespace, instruction: str) -> It
         robot,
         args.robot,
         args.policy,
-        policy_options=("--device", args.device, "--instruction", instruction, "--active"),
+        policy_options=(
+            *("--device", args.device, "--instruction", instruction, "--active"),
+            *(["--handover", args.handover] if args.handover else []),
+        ),
         sim_options=(
             "--environment",
             args.env,

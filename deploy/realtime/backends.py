@@ -12,7 +12,7 @@ REMOTE = "deploy.realtime.backends:open_remote"
 
 
 def open_engine(robot: Embodiment, options: dict[str, Any]) -> Backend:
-    """The network in this process. `options`: checkpoint (a folder), device.
+    """The network in this process. `options`: checkpoint (a folder), device, guided (prefixes will come).
 
     Raises `ValueError` where the checkpoint was trained for another robot.
     """
@@ -21,7 +21,7 @@ def open_engine(robot: Embodiment, options: dict[str, Any]) -> Backend:
     from rdt.train.config import differences
 
     device = choose_device(options["device"])
-    engine = InferenceEngine(options["checkpoint"], device)
+    engine = InferenceEngine(options["checkpoint"], device, guided=options["guided"])
     changed = differences(_spoken(engine.robot), _spoken(robot))
     if changed:
         raise ValueError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,9 @@ SILENT_S = 1.0
 
 MAX_OVERRUNS = 10
 """Ticks that may be missed within a second; more, and the robot stops."""
+
+LOOK_BACK_NS = 300_000_000
+"""The observation that answers a request may be so much older: what was sent since then goes with the request."""
 
 STOPPING_S = 5.0
 """Time to come to a stand when the process has to end."""
@@ -104,6 +108,7 @@ class ControlProcess:
             self.loop.fault(str(error))
         if tick.wants_observation:
             self._request["stamp_ns"] = now
+            records.put_prefix(self._request, now - LOOK_BACK_NS, self.loop.prefix(now - LOOK_BACK_NS))
             self._request_number = self._requests.write(self._request)
             self.loop.asked(now)
         record = self._tick
@@ -203,5 +208,6 @@ def main(spec: ControlSpec) -> None:
     process = ControlProcess(spec, Bimanual(robot, arms, spec.limits, spec.settings.tick_hz), robot)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, process.close_soon)
-    process.loop.why = "; ".join(ask_for_priority())
+    for refused in ask_for_priority():
+        print(f"rdt control: goes on without {refused}", file=sys.stderr)
     process.run()

@@ -9,16 +9,17 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import load_attribute
-from data_pipeline.schema.types import ActionChunk, Observation
+from data_pipeline.schema.types import ActionChunk
 from deploy.observation_buffer import ObservationBuffer, Stale
 from deploy.realtime import records
 from deploy.realtime.clock import now_ns
-from deploy.realtime.memory import Ring, RingSpec
+from deploy.realtime.memory import Record, Ring, RingSpec
 from deploy.realtime.records import text
 
 IDLE_S = 0.001
@@ -38,8 +39,9 @@ class Backend(Protocol):
         """Frames of each."""
         ...
 
-    def predict(self, observation: Observation) -> ActionChunk:
-        """The chunk that follows an observation, stamped on the observation's clock."""
+    @property
+    def predict(self) -> Callable[..., ActionChunk]:
+        """(observation) or, where prefixes come, (observation, prefix) -> the chunk, on the observation's clock."""
         ...
 
 
@@ -80,7 +82,7 @@ class InferenceProcess:
             self._take_in()
             requests = list(self._requests.new())
             if requests:
-                self._answer_request(requests[-1].number, "" if orders is None else text(orders.value["instruction"]))
+                self._answer_request(requests[-1], "" if orders is None else text(orders.value["instruction"]))
             else:
                 time.sleep(IDLE_S)
 
@@ -96,17 +98,19 @@ class InferenceProcess:
             for record in ring.new():
                 self._buffer.push_frame(records.get_frame(record.value, role), now)
 
-    def _answer_request(self, number: int, instruction: str) -> None:
+    def _answer_request(self, request: Record, instruction: str) -> None:
         started = now_ns()
         answer, beat = self._answer, self._beat
         seen = self._buffer.observation(started, instruction)
-        answer["request"] = number
+        answer["request"] = request.number
         if isinstance(seen, Stale):
             answer["outcome"], answer["why"] = records.STALE, str(seen).encode()
             beat["why"] = answer["why"]
         else:
             try:
-                records.put_chunk(answer, number, self._backend.predict(seen))
+                prefix = records.get_prefix(request.value, seen.stamp_ns, seen.control_hz)
+                chunk = self._backend.predict(seen, prefix) if prefix else self._backend.predict(seen)
+                records.put_answer(answer, request.number, chunk)
                 beat["why"] = b""
             except Exception as error:  # of a network, a server, a chunk that is not finite: the plan goes on
                 answer["outcome"] = records.FAILED

@@ -19,6 +19,7 @@ import numpy as np
 
 from data_pipeline.schema.layout import NUM_SLOTS
 from data_pipeline.schema.types import ActionChunk
+from deploy.prefix import Prefix
 from robot_drivers.types import CameraFrame
 
 RUN, HOLD = 1, 0
@@ -37,8 +38,6 @@ ORDERS = np.dtype(
         ("instruction", f"S{INSTRUCTION_BYTES}"),
     ]
 )
-
-REQUEST = np.dtype([("stamp_ns", np.int64)])
 
 HEALTH = np.dtype(
     [
@@ -73,20 +72,39 @@ def tick_dtype(num_native: int) -> np.dtype:
     )
 
 
+def request_dtype(horizon: int) -> np.dtype:
+    """For prefixes of at most so many actions."""
+    return np.dtype(
+        [
+            ("stamp_ns", np.int64),
+            ("prefix_ns", np.int64),  # the observation's stamp that the prefix is for; 0: there is no prefix
+            ("delay_steps", np.int64),
+            ("execute_steps", np.int64),
+            *_chunk_fields(horizon),
+        ]
+    )
+
+
 def answer_dtype(horizon: int) -> np.dtype:
     """For chunks of at most so many actions."""
     return np.dtype(
         [
             ("request", np.int64),
             ("outcome", np.int64),  # CHUNK, STALE or FAILED
-            ("start_ns", np.int64),
-            ("rate_hz", np.float64),
-            ("steps", np.int64),
-            ("mask", np.bool_, (NUM_SLOTS,)),
-            ("actions", np.float32, (horizon, NUM_SLOTS)),
             ("why", f"S{WHY_BYTES}"),
+            *_chunk_fields(horizon),
         ]
     )
+
+
+def _chunk_fields(horizon: int) -> list[tuple]:
+    return [
+        ("start_ns", np.int64),
+        ("rate_hz", np.float64),
+        ("steps", np.int64),
+        ("mask", np.bool_, (NUM_SLOTS,)),
+        ("actions", np.float32, (horizon, NUM_SLOTS)),
+    ]
 
 
 def frame_dtype(height: int, width: int) -> np.dtype:
@@ -101,12 +119,35 @@ def frame_dtype(height: int, width: int) -> np.dtype:
     )
 
 
-def put_chunk(record: np.ndarray, request: int, chunk: ActionChunk) -> np.ndarray:
+def put_answer(record: np.ndarray, request: int, chunk: ActionChunk) -> np.ndarray:
     """Fill an answer. Raises `ValueError` for a chunk that is longer than the record."""
+    record["request"], record["outcome"], record["why"] = request, CHUNK, b""
+    return put_chunk(record, chunk)
+
+
+def put_prefix(record: np.ndarray, stamp_ns: int, prefix: Prefix | None) -> np.ndarray:
+    """Fill a request's prefix, which was made for an observation of `stamp_ns`."""
+    record["prefix_ns"] = stamp_ns if prefix else 0
+    if prefix:
+        record["delay_steps"], record["execute_steps"] = prefix.delay_steps, prefix.execute_steps
+        put_chunk(record, prefix.chunk)
+    return record
+
+
+def get_prefix(record: np.ndarray, stamp_ns: int, rate_hz: float) -> Prefix | None:
+    """The prefix of a request for the observation of `stamp_ns` that is made now, at the chunk's rate."""
+    if not record["prefix_ns"]:
+        return None
+    later = round((stamp_ns - int(record["prefix_ns"])) * 1e-9 * rate_hz)
+    execute_steps = max(int(record["execute_steps"]) + later, 0)
+    return Prefix(get_chunk(record), int(record["delay_steps"]), execute_steps)
+
+
+def put_chunk(record: np.ndarray, chunk: ActionChunk) -> np.ndarray:
+    """Fill the chunk of a record. Raises `ValueError` for one that is longer than the record."""
     steps = len(chunk.actions)
     if steps > record["actions"].shape[0]:
         raise ValueError(f"a chunk of {steps} actions came where at most {record['actions'].shape[0]} were announced")
-    record["request"], record["outcome"], record["why"] = request, CHUNK, b""
     record["start_ns"], record["rate_hz"], record["steps"] = chunk.start_ns, chunk.rate_hz, steps
     record["mask"] = chunk.mask
     record["actions"][:steps] = chunk.actions

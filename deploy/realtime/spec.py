@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from data_pipeline.schema.embodiment import Embodiment
+from deploy.action_buffer import Handover
 from deploy.graph import is_simulated, over_topics
 from deploy.loop import LoopSettings
 from deploy.realtime.backends import ENGINE, REMOTE
@@ -15,16 +17,22 @@ KEY = "RDT_API_KEY"
 """Where the key of a policy server is read from."""
 
 
-def run_spec(robot: Embodiment, policy: str, device: str, settings: LoopSettings | None = None) -> RunSpec:
-    """The run of a robot: `policy` is a checkpoint folder, or the address of a policy server (ws://HOST:PORT)."""
-    remote = policy.startswith(("ws://", "wss://"))
-    here, there = {"checkpoint": policy, "device": device}, {"address": policy, "api_key": os.environ.get(KEY)}
-    return RunSpec(
-        robot=over_topics(robot),
-        open_backend=REMOTE if remote else ENGINE,
-        backend_options=there if remote else here,
-        settings=settings or default_settings(robot),
-    )
+def run_spec(robot: Embodiment, policy: str, device: str, handover: Handover | None = None) -> RunSpec:
+    """The run of a robot: `policy` is a checkpoint folder, or the address of a policy server (ws://HOST:PORT).
+
+    Raises `ValueError` for real-time chunking with a server, whose protocol carries no prefix.
+    """
+    settings = default_settings(robot)
+    if handover is not None:
+        settings = replace(settings, handover=handover)
+    guided = settings.handover == "rtc"
+    if not policy.startswith(("ws://", "wss://")):
+        options = {"checkpoint": policy, "device": device, "guided": guided}
+        return RunSpec(over_topics(robot), ENGINE, options, settings=settings)
+    if guided:
+        raise ValueError("hand-over 'rtc' needs the network here: give a checkpoint, or choose blend for a server")
+    options = {"address": policy, "api_key": os.environ.get(KEY)}
+    return RunSpec(over_topics(robot), REMOTE, options, settings=settings)
 
 
 def default_settings(robot: Embodiment) -> LoopSettings:

@@ -36,7 +36,7 @@ MAX_HORIZON = 128  # actions of a chunk
 STATES, TICKS, FRAMES = 256, 1024, 4  # lengths of the rings
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RunSpec:
     """What to run."""
 
@@ -65,7 +65,7 @@ class Supervisor:
         try:
             sizes = {
                 "orders": (records.ORDERS, 2),
-                "requests": (records.REQUEST, 4),
+                "requests": (records.request_dtype(MAX_HORIZON), 4),
                 "answers": (records.answer_dtype(MAX_HORIZON), 4),
                 "health": (records.HEALTH, 2),
                 "states": (records.state_dtype(robot.num_native), STATES),

@@ -5,6 +5,7 @@ Run: pytest tests/journeys/test_robot.py
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,8 +44,9 @@ def start(checkpoint: Path, *words: str) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def memory_names() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("psm_*")}
+def memory_of(pid: int) -> set[Path]:
+    """Shared memory that a process has open."""
+    return {Path(name) for name in re.findall(r"/dev/shm/psm_\w+", Path(f"/proc/{pid}/maps").read_text())}
 
 
 def descendants(pid: int) -> list[int]:
@@ -68,7 +70,6 @@ def test_trials_in_the_simulator_are_run_and_judged(checkpoint, tmp_path):
 
 
 def test_an_interrupt_leaves_no_process_and_no_memory(checkpoint):
-    before = memory_names()
     process = start(checkpoint)
     for line in process.stdout:
         if line.startswith("running"):
@@ -76,6 +77,8 @@ def test_an_interrupt_leaves_no_process_and_no_memory(checkpoint):
     time.sleep(1.0)
     children = descendants(process.pid)
     assert len(children) >= 4  # simulator, policy, control, inference
+    memory = set().union(*(memory_of(pid) for pid in children))
+    assert memory
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, said
@@ -83,4 +86,4 @@ def test_an_interrupt_leaves_no_process_and_no_memory(checkpoint):
     while any(is_alive(pid) for pid in children) and time.monotonic() < until:
         time.sleep(0.1)
     assert not [pid for pid in children if is_alive(pid)]
-    assert memory_names() - before == set()
+    assert not any(path.exists() for path in memory)

@@ -11,6 +11,7 @@ import numpy as np
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.types import ActionChunk, Observation
+from deploy.prefix import Prefix
 from robot_drivers.types import ArmCommand, ArmState
 
 STEP_RAD = 0.01
@@ -58,8 +59,12 @@ class Leaning:
         self.cameras = tuple(robot.cameras)
         self._robot = robot
         self._options = options
+        self._num_calls = 0
 
-    def predict(self, observation: Observation) -> ActionChunk:
+    def predict(self, observation: Observation, prefix: Prefix | None = None) -> ActionChunk:
+        self._num_calls += 1
+        if self._options.get("guided") and self._num_calls > 2:
+            assert prefix is not None and prefix.chunk.start_ns <= observation.stamp_ns, prefix
         if self._options.get("raises"):
             raise RuntimeError("the network is ill")
         time.sleep(self._options.get("seconds", 0.0))

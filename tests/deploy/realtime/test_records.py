@@ -5,6 +5,7 @@ import pytest
 
 from data_pipeline.schema.layout import NUM_SLOTS
 from data_pipeline.schema.types import ActionChunk
+from deploy.prefix import Prefix
 from deploy.realtime import records
 from robot_drivers.types import CameraFrame
 
@@ -18,7 +19,7 @@ def chunk(steps: int) -> ActionChunk:
 def test_a_chunk_comes_back_as_it_went():
     record = np.zeros((), records.answer_dtype(32))
     sent = chunk(20)
-    got = records.get_chunk(records.put_chunk(record, 7, sent))
+    got = records.get_chunk(records.put_answer(record, 7, sent))
     assert record["request"] == 7
     assert (got.start_ns, got.rate_hz) == (sent.start_ns, sent.rate_hz)
     np.testing.assert_array_equal(got.actions, sent.actions)
@@ -27,7 +28,16 @@ def test_a_chunk_comes_back_as_it_went():
 
 def test_a_chunk_that_is_too_long_is_refused():
     with pytest.raises(ValueError, match="40 actions came where at most 32"):
-        records.put_chunk(np.zeros((), records.answer_dtype(32)), 0, chunk(40))
+        records.put_answer(np.zeros((), records.answer_dtype(32)), 0, chunk(40))
+
+
+def test_a_prefix_is_counted_from_the_observation_that_is_made():
+    record = np.zeros((), records.request_dtype(32))
+    assert records.get_prefix(records.put_prefix(record, 1000, None), 5, 12.5) is None
+    sent = Prefix(chunk(20), delay_steps=2, execute_steps=4)
+    got = records.get_prefix(records.put_prefix(record, 1000, sent), 1000 + 160_000_000, 12.5)
+    np.testing.assert_array_equal(got.chunk.actions, sent.chunk.actions)
+    assert (got.delay_steps, got.execute_steps) == (2, 6)  # the observation is two steps later than was assumed
 
 
 def test_a_picture_may_be_smaller_than_announced_and_not_larger():
