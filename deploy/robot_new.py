@@ -80,7 +80,7 @@ def describe(name: str, urdfs: list[Path], answers: Answers) -> dict[str, Any]:
         "rate_hz": answers.get(Question("rate_hz", "steps a second of recordings and action chunks", 50)),
         "arms": {},
     }
-    driver = answers.get(Question("driver", f"driver of the arms ({', '.join(ARMS)}, ros_topics)"))
+    driver = answers.get(Question("driver", f"driver of the arms ({', '.join(ARMS)})"))
     acceleration = answers.get(Question("acceleration_limit", "how fast joints may gain speed, in rad/s^2", 8.0))
     for side, joints in arms.items():
         robot["arms"][side] = _arm(side, joints, driver, acceleration, answers)

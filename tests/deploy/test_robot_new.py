@@ -104,7 +104,7 @@ def test_only_what_the_urdf_does_not_say_is_asked(files, monkeypatch):
     assert [question.split(" [")[0].split(":")[0] for question in asked][:4] == [
         "which arms this URDF describes (left, right, both",
         "steps a second of recordings and action chunks",
-        "driver of the arms (viperx, piper, ur5e, sim, ros_topics)",
+        "driver of the arms (viperx, piper, ur5e, ros_topics, sim)",
         "how fast joints may gain speed, in rad/s^2",
     ]
     assert sum("base_turn" in question for question in asked) == 0
