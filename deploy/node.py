@@ -7,6 +7,7 @@
     ~/start, ~/stop, ~/reset, ~/estop   std_srvs/Trigger         ~/set_estop   std_srvs/SetBool
     ~/instruction               std_msgs/String, in              ~/estopped    std_msgs/Bool, latched, out
     /diagnostics                diagnostic_msgs/DiagnosticArray, twice a second
+    http://127.0.0.1:PORT/      the operator page (`deploy/operator/page.py`), while configured
 
 Control runs in a process of its own (`deploy/realtime/control.py`): this one may be slow. An emergency stop is obeyed
 in every state of the life cycle in which there are arms.
@@ -32,7 +33,10 @@ from std_srvs.srv import SetBool, Trigger
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from deploy.action_buffer import Handover
+from deploy.arguments import add_page_options
 from deploy.graph import POLICY_NAME
+from deploy.operator.page import OperatorPage
+from deploy.operator.watch import Watch
 from deploy.realtime.session import Session
 from deploy.realtime.spec import run_spec
 from deploy.realtime.supervisor import RunSpec
@@ -45,9 +49,12 @@ LEVELS = {"run": DiagnosticStatus.OK, "hold": DiagnosticStatus.OK, "stopping": D
 class PolicyNode(LifecycleNode):
     """Holds a `Session` while it is configured."""
 
-    def __init__(self, robot: Embodiment, spec: RunSpec, instruction: str) -> None:
+    def __init__(self, robot: Embodiment, spec: RunSpec, instruction: str, page: int | None = None) -> None:
+        """`page` is the port of the operator page, 0 for any free one, None for no page."""
         super().__init__(POLICY_NAME)
         self._robot, self._spec = robot, spec
+        self._page_port = page
+        self._page: OperatorPage | None = None
         self.declare_parameter("instruction", instruction)
         self.session: Session | None = None
         self._lock = threading.Lock()
@@ -66,13 +73,21 @@ class PolicyNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         instruction = self.get_parameter("instruction").get_parameter_value().string_value
+        page = None
         try:
+            if self._page_port is not None:
+                page = OperatorPage(self._page_port)  # a port that is taken is told before the arms wake
             session = Session(self._spec, instruction)
         except Exception as error:
+            if page is not None:
+                page.close()
             self.get_logger().error(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE
         with self._lock:
-            self.session = session
+            self.session, self._page = session, page
+        if page is not None:
+            page.open(Watch(session.supervisor, session.camera_problems), _Buttons(self, session))
+            self.get_logger().info(f"operator page: {page.address}")
         self._estopped.publish(Bool(data=False))
         return TransitionCallbackReturn.SUCCESS
 
@@ -98,9 +113,12 @@ class PolicyNode(LifecycleNode):
         """Bring the arms to a stand and end the processes."""
         with self._lock:
             session, self.session = self.session, None
+            page, self._page = self._page, None
         self._is_active = False
         if session:
             session.close()
+        if page:
+            page.close()
 
     # orders
 
@@ -168,6 +186,28 @@ class PolicyNode(LifecycleNode):
         self._diagnostics.publish(message)
 
 
+class _Buttons:
+    """The buttons of the operator page: they obey the rules of the services, and the topics tell of them."""
+
+    def __init__(self, node: PolicyNode, session: Session) -> None:
+        self._node, self._session = node, session
+
+    def start(self) -> None:
+        self._node._start(self._session)
+
+    def stop(self) -> None:
+        self._node._stop(self._session)
+
+    def estop(self) -> None:
+        self._node._estop(self._session)
+
+    def reset(self) -> None:
+        self._node._reset(self._session)
+
+    def instruct(self, instruction: str) -> None:
+        self._session.supervisor.instruct(instruction)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT, SIGTERM or the end of its control process; returns 0 when the arms came to a stand."""
     parser = argparse.ArgumentParser(description="The policy of a robot as a ROS 2 lifecycle node.")
@@ -178,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--handover", choices=get_args(Handover), help="from plan to plan; else the robot's default")
     parser.add_argument("--active", action="store_true", help="configure and activate at once")
     parser.add_argument("--start", action="store_true", help="and let the arms move")
+    add_page_options(parser)
     args = parser.parse_args(remove_ros_args(sys.argv if arguments is None else ["", *arguments])[1:])
     robot = Embodiment.from_yaml(find_config("robots", args.robot))
     spec = run_spec(robot, args.policy, args.device, args.handover)
@@ -185,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: closing.set())
     rclpy.init(signal_handler_options=rclpy.SignalHandlerOptions.NO)
-    node = PolicyNode(robot, spec, args.instruction)
+    node = PolicyNode(robot, spec, args.instruction, args.page)
     executor = MultiThreadedExecutor(2)
     executor.add_node(node)
     spinning = threading.Thread(target=_spin, args=(executor,), daemon=True)

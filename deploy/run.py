@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -103,10 +103,19 @@ def run_trials(
 def _opened(robot: Embodiment, args: argparse.Namespace, instruction: str) -> Iterator[Orders]:
     """The robot, ready and holding."""
     if not uses_ros(robot):
+        from deploy.operator.page import OperatorPage
+        from deploy.operator.watch import Watch
         from deploy.realtime.session import Session
         from deploy.realtime.spec import run_spec
 
-        with Session(run_spec(robot, args.policy, args.device, args.handover), instruction) as session:
+        spec = run_spec(robot, args.policy, args.device, args.handover)
+        with ExitStack() as opened:
+            # a port that is taken is told before the arms wake
+            page = None if args.page is None else opened.enter_context(OperatorPage(args.page))
+            session = opened.enter_context(Session(spec, instruction))
+            if page is not None:
+                page.open(Watch(session.supervisor, session.camera_problems), session.supervisor)
+                print(f"operator page: {page.address}")
             yield _SessionOrders(session)
         return
     require("a robot on ROS 2 topics", {"rclpy": "rclpy"})
@@ -117,6 +126,7 @@ def _opened(robot: Embodiment, args: argparse.Namespace, instruction: str) -> It
         policy_options=(
             *("--device", args.device, "--instruction", instruction, "--active"),
             *(["--handover", args.handover] if args.handover else []),
+            *(["--no-page"] if args.page is None else ["--page", str(args.page)]),
         ),
         sim_options=(
             "--environment",
