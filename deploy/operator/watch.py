@@ -150,7 +150,8 @@ class Watch:
         newest = self._rings["ticks"].newest()
         if newest is None:
             return {"mode": "starting", "why": "", "ended": False}
-        return {"mode": text(newest.value["mode"]), "why": text(newest.value["why"]), "ended": False}
+        mode, why = text(newest.value["mode"]), text(newest.value["why"])
+        return {"mode": mode, "why": "" if why == mode else why, "ended": False}
 
     def _ticks(self, now: int) -> dict[str, Any]:
         newest = self._rings["ticks"].newest()

@@ -1,5 +1,7 @@
 """Run: pytest tests/deploy/test_run.py"""
 
+import socket
+
 import pytest
 
 from deploy.cli import main
@@ -52,3 +54,11 @@ def test_a_robot_that_ends_ends_the_trials():
 def test_a_real_robot_has_to_be_told_what_to_do(capsys):
     assert main(["run", "piper_pair", "runs/x"]) == 1
     assert "--instruction" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_told_before_the_arms_wake(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = ["run", "piper_pair", "runs/x", "--instruction", "lift the cup", "--yes", "--page", str(port)]
+        assert main(words) == 1
+    assert f"the operator page cannot have port {port}" in capsys.readouterr().err
