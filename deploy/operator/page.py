@@ -79,7 +79,8 @@ class OperatorPage:
         self._thread.start()
 
     def close(self) -> None:
-        """Answer nobody any more. May be called twice."""
+        """Answer nobody any more, on connections that are open neither. May be called twice."""
+        self._server.closed = True
         if self._thread is not None:
             self._server.shutdown()
             self._thread.join()
@@ -99,12 +100,13 @@ class OperatorPage:
 class _Server(ThreadingHTTPServer):
     watch: Watch
     orders: Orders
+    closed = False
     daemon_threads = True
     block_on_close = False  # a browser that hangs does not keep the robot's process
     request_queue_size = 32
 
     def __init__(self, *arguments: Any) -> None:
-        self.token = secrets.token_urlsafe(16)
+        self.token, self.session = secrets.token_urlsafe(16), secrets.token_hex(4)
         super().__init__(*arguments)
 
     def server_bind(self) -> None:
@@ -185,7 +187,14 @@ class _Handler(BaseHTTPRequestHandler):
         return known.get(path)
 
     def _is_ours(self) -> bool:
-        """Refuse a page of elsewhere: a name that was bent to this machine, or an Origin that is not this page."""
+        """Refuse a page of elsewhere: a name that was bent to this machine, or an Origin that is not this page.
+
+        A session that is over refuses everybody, and lets the connection go: the next one may have the same port.
+        """
+        if self.server.closed:
+            self.close_connection = True
+            self._send(HTTPStatus.SERVICE_UNAVAILABLE, "the robot's session has ended", Connection="close")
+            return False
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         if _names_this_machine(host) and origin in (None, f"http://{host}"):
             return True
@@ -223,7 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_state(self) -> None:
         try:
-            state = self.server.watch.state() | {"session": self.server.token[:6]}
+            state = self.server.watch.state() | {"session": self.server.session}
         except RuntimeError as error:
             self._send(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
             return

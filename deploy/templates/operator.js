@@ -4,7 +4,7 @@ const EVERY_MS = 200, PATIENCE_MS = 2000, OLD_MS = 500; // an older picture or t
 const BEFORE_S = 5, AFTER_S = 3; // of a plot
 const $ = (id) => document.getElementById(id);
 const element = (tag, parent, properties = {}) => parent.appendChild(Object.assign(document.createElement(tag), properties));
-let session = null, refused = "";
+let session = null, refused = "", again = 0; // the last answer that was no; the timer of a stop that has to be repeated
 
 // --- orders
 async function send(form) {
@@ -13,9 +13,14 @@ async function send(form) {
       method: "POST", body: new URLSearchParams(new FormData(form)), headers: { Accept: "application/json" }, signal: AbortSignal.timeout(PATIENCE_MS),
     });
     refused = answer.ok ? "" : await answer.text();
+    if (refused && form.id === "estop") throw new Error(refused);
   } catch (error) {
     refused = `${form.action} has not arrived: ${error.message}`;
-    if (form.id === "estop") { refused = "THE EMERGENCY STOP HAS NOT ARRIVED. Use the robot's own."; form.submit(); }
+    if (form.id === "estop") {
+      refused = `THE EMERGENCY STOP HAS NOT ARRIVED and is sent again; use the robot's own. (${error.message})`;
+      clearTimeout(again);
+      again = setTimeout(send, EVERY_MS, form);
+    }
   }
   warn(refused);
 }
@@ -47,7 +52,7 @@ async function look() {
   } catch (error) {
     document.body.classList.add("lost");
     $("mode").textContent = "unknown";
-    warn(`No news from the robot: what you see is old. (${error.message})`);
+    warn(`${refused} No news from the robot: what you see is old (${error.message}).`);
   }
   setTimeout(look, EVERY_MS);
 }
@@ -67,8 +72,8 @@ function show(state) {
   $("mode").className = state.mode === "run" ? "good" : state.mode === "hold" ? "" : "bad";
   $("why").textContent = state.why;
   $("told").textContent = state.instruction;
-  document.forms[1].elements[1].disabled = state.mode !== "hold";
-  document.forms[3].elements[1].disabled = state.mode !== "fault";
+  $("start").querySelector("button").disabled = state.mode !== "hold";
+  $("reset").querySelector("button").disabled = state.mode !== "fault";
   facts([
     ["inference, median / 99 %", pair(inference.latency_ms), `${inference.requests} requests, ${inference.failures} failed`],
     ["heartbeat of the inference", ms(inference.age_ms), inference.why],
@@ -82,7 +87,7 @@ function show(state) {
     figure.querySelector("span").textContent = [camera.age_ms === null ? "has never come" : `${ms(camera.age_ms)} old`, camera.problem].filter(Boolean).join(": ");
   }
   draw(state.joints);
-  $("events").replaceChildren(...state.events.toReversed().map(({ at, mode, why }) => {
+  $("events").replaceChildren(...state.events.reverse().map(({ at, mode, why }) => {
     const row = document.createElement("tr");
     for (const words of [at, mode, why]) element("td", row, { textContent: words });
     return row;

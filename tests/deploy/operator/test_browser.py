@@ -126,7 +126,10 @@ def test_a_page_whose_robot_is_gone_says_that_it_is_old(visit, page):
     shows(tab, "hold")
     page.close()
     shows(tab, "unknown")
-    sync_api.expect(tab.get_by_role("alert")).to_contain_text("what you see is old")
+    alert = tab.get_by_role("alert")
+    sync_api.expect(alert).to_contain_text("what you see is old")
+    tab.keyboard.press("Space")
+    sync_api.expect(alert).to_contain_text("THE EMERGENCY STOP HAS NOT ARRIVED", timeout=PATIENCE_MS)
 
 
 def test_a_page_of_elsewhere_cannot_order(browser, page, supervisor, tmp_path):

@@ -133,6 +133,19 @@ def test_a_browser_that_says_and_takes_nothing_is_in_nobodys_way(client, page):
         connection.close()
 
 
+def test_a_session_that_is_over_lets_open_connections_go(client, page):
+    """Or a page would go on asking it, while the next session is at the same port."""
+    connection = http.client.HTTPConnection(client.at, timeout=20)
+    connection.request("GET", "/state")
+    assert connection.getresponse().read()
+    page.close()
+    connection.request("POST", "/estop", "")
+    answer = connection.getresponse()
+    assert answer.status == 503 and b"ended" in answer.read()
+    assert answer.headers["Connection"] == "close"
+    OperatorPage(urlsplit(page.address).port).close()
+
+
 def test_the_emergency_stop_is_there_when_the_rest_is_ill(client, page, monkeypatch):
     monkeypatch.setattr(page._watch, "state", lambda: 1 / 0)
     answer, content = client.ask("/")
