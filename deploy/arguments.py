@@ -30,8 +30,8 @@ def share(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def add_page_options(parser: argparse.ArgumentParser) -> None:
-    """`page`: the port of the operator page, 0 for any free one, None for no page."""
+def add_viewing_options(parser: argparse.ArgumentParser) -> None:
+    """`page`: the port of the operator page, 0 for any free one, None for no page; `rerun`: a file, or None."""
     parser.add_argument(
         "--page",
         type=whole_number(0, 65535),
@@ -40,3 +40,10 @@ def add_page_options(parser: argparse.ArgumentParser) -> None:
         help="of the operator page on this machine's loopback; by default any free one, which is printed",
     )
     parser.add_argument("--no-page", dest="page", action="store_const", const=None, help="serve no operator page")
+    parser.add_argument("--rerun", metavar="FILE", help="write an .rrd file for rerun's viewer (extra viz)")
+
+
+def viewing_words(args: argparse.Namespace) -> tuple[str, ...]:
+    """The options that `add_viewing_options` read, for another process."""
+    page = ("--no-page",) if args.page is None else ("--page", str(args.page))
+    return page if args.rerun is None else (*page, "--rerun", args.rerun)

@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, get_args
 
 import rclpy
@@ -33,10 +34,9 @@ from std_srvs.srv import SetBool, Trigger
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from deploy.action_buffer import Handover
-from deploy.arguments import add_page_options
+from deploy.arguments import add_viewing_options
 from deploy.graph import POLICY_NAME
-from deploy.operator.page import OperatorPage
-from deploy.operator.watch import Watch
+from deploy.operator.viewed import viewed_session
 from deploy.realtime.session import Session
 from deploy.realtime.spec import run_spec
 from deploy.realtime.supervisor import RunSpec
@@ -49,12 +49,14 @@ LEVELS = {"run": DiagnosticStatus.OK, "hold": DiagnosticStatus.OK, "stopping": D
 class PolicyNode(LifecycleNode):
     """Holds a `Session` while it is configured."""
 
-    def __init__(self, robot: Embodiment, spec: RunSpec, instruction: str, page: int | None = None) -> None:
-        """`page` is the port of the operator page, 0 for any free one, None for no page."""
+    def __init__(
+        self, robot: Embodiment, spec: RunSpec, instruction: str, page: int | None = None, rerun: str | None = None
+    ) -> None:
+        """`page` and `rerun` are those of `viewed_session`."""
         super().__init__(POLICY_NAME)
         self._robot, self._spec = robot, spec
-        self._page_port = page
-        self._page: OperatorPage | None = None
+        self._page, self._rerun = page, rerun
+        self._opened = ExitStack()  # the session, and those who look at it
         self.declare_parameter("instruction", instruction)
         self.session: Session | None = None
         self._lock = threading.Lock()
@@ -73,21 +75,21 @@ class PolicyNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         instruction = self.get_parameter("instruction").get_parameter_value().string_value
-        page = None
+        viewed = viewed_session(
+            self._spec,
+            instruction,
+            page=self._page,
+            rerun=self._rerun,
+            tell=self.get_logger().info,
+            buttons=lambda session: _Buttons(self, session),
+        )
         try:
-            if self._page_port is not None:
-                page = OperatorPage(self._page_port)  # a port that is taken is told before the arms wake
-            session = Session(self._spec, instruction)
+            session = self._opened.enter_context(viewed)
         except Exception as error:
-            if page is not None:
-                page.close()
             self.get_logger().error(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE
         with self._lock:
-            self.session, self._page = session, page
-        if page is not None:
-            page.open(Watch(session.supervisor, session.camera_problems), _Buttons(self, session))
-            self.get_logger().info(f"operator page: {page.address}")
+            self.session = session
         self._estopped.publish(Bool(data=False))
         return TransitionCallbackReturn.SUCCESS
 
@@ -112,13 +114,10 @@ class PolicyNode(LifecycleNode):
     def end_session(self) -> None:
         """Bring the arms to a stand and end the processes."""
         with self._lock:
-            session, self.session = self.session, None
-            page, self._page = self._page, None
+            self.session = None
+            opened = self._opened.pop_all()
         self._is_active = False
-        if session:
-            session.close()
-        if page:
-            page.close()
+        opened.close()
 
     # orders
 
@@ -218,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--handover", choices=get_args(Handover), help="from plan to plan; else the robot's default")
     parser.add_argument("--active", action="store_true", help="configure and activate at once")
     parser.add_argument("--start", action="store_true", help="and let the arms move")
-    add_page_options(parser)
+    add_viewing_options(parser)
     args = parser.parse_args(remove_ros_args(sys.argv if arguments is None else ["", *arguments])[1:])
     robot = Embodiment.from_yaml(find_config("robots", args.robot))
     spec = run_spec(robot, args.policy, args.device, args.handover)
@@ -226,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: closing.set())
     rclpy.init(signal_handler_options=rclpy.SignalHandlerOptions.NO)
-    node = PolicyNode(robot, spec, args.instruction, args.page)
+    node = PolicyNode(robot, spec, args.instruction, args.page, args.rerun)
     executor = MultiThreadedExecutor(2)
     executor.add_node(node)
     spinning = threading.Thread(target=_spin, args=(executor,), daemon=True)

@@ -13,13 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from data_pipeline.atomic import write_json
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
+from deploy.arguments import viewing_words
 from deploy.doctor import require
 from deploy.graph import POLICY_NAME, NodeProcess, is_simulated, node_graph, ros_environment, uses_ros
 from deploy.intervals import wilson_interval
@@ -103,19 +104,11 @@ def run_trials(
 def _opened(robot: Embodiment, args: argparse.Namespace, instruction: str) -> Iterator[Orders]:
     """The robot, ready and holding."""
     if not uses_ros(robot):
-        from deploy.operator.page import OperatorPage
-        from deploy.operator.watch import Watch
-        from deploy.realtime.session import Session
+        from deploy.operator.viewed import viewed_session
         from deploy.realtime.spec import run_spec
 
         spec = run_spec(robot, args.policy, args.device, args.handover)
-        with ExitStack() as opened:
-            # a port that is taken is told before the arms wake
-            page = None if args.page is None else opened.enter_context(OperatorPage(args.page))
-            session = opened.enter_context(Session(spec, instruction))
-            if page is not None:
-                page.open(Watch(session.supervisor, session.camera_problems), session.supervisor)
-                print(f"operator page: {page.address}")
+        with viewed_session(spec, instruction, page=args.page, rerun=args.rerun, tell=print) as session:
             yield _SessionOrders(session)
         return
     require("a robot on ROS 2 topics", {"rclpy": "rclpy"})
@@ -126,7 +119,7 @@ def _opened(robot: Embodiment, args: argparse.Namespace, instruction: str) -> It
         policy_options=(
             *("--device", args.device, "--instruction", instruction, "--active"),
             *(["--handover", args.handover] if args.handover else []),
-            *(["--no-page"] if args.page is None else ["--page", str(args.page)]),
+            *viewing_words(args),
         ),
         sim_options=(
             "--environment",
