@@ -28,3 +28,22 @@ def share(text: str) -> tuple[int, int]:
     if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
         raise argparse.ArgumentTypeError(f"takes I/N with I from 0 to N - 1, for instance 0/8, got {text!r}")
     return int(number), int(count)
+
+
+def add_viewing_options(parser: argparse.ArgumentParser) -> None:
+    """`page`: the port of the operator page, 0 for any free one, None for no page; `rerun`: a file, or None."""
+    parser.add_argument(
+        "--page",
+        type=whole_number(0, 65535),
+        default=0,
+        metavar="PORT",
+        help="of the operator page on this machine's loopback; by default any free one, which is printed",
+    )
+    parser.add_argument("--no-page", dest="page", action="store_const", const=None, help="serve no operator page")
+    parser.add_argument("--rerun", metavar="FILE", help="write an .rrd file for rerun's viewer (extra viz)")
+
+
+def viewing_words(args: argparse.Namespace) -> tuple[str, ...]:
+    """The options that `add_viewing_options` read, for another process."""
+    page = ("--no-page",) if args.page is None else ("--page", str(args.page))
+    return page if args.rerun is None else (*page, "--rerun", args.rerun)

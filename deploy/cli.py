@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from data_pipeline.schema.registry import load_attribute
-from deploy.arguments import whole_number
+from deploy.arguments import add_viewing_options, whole_number
 from deploy.data.parser import add_parsers as add_data_parsers
 
 MAX_SEED = 10_000
@@ -114,6 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--yes", action="store_true", help="start at once: do not wait for Enter before the arms move")
     run.add_argument("--json", metavar="FILE", help="write the outcome of the trials there")
+    add_viewing_options(run)
     _add_device(run)
 
     serve = commands.add_parser("serve", help="a checkpoint as a policy server over websocket and msgpack")

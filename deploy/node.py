@@ -7,6 +7,7 @@
     ~/start, ~/stop, ~/reset, ~/estop   std_srvs/Trigger         ~/set_estop   std_srvs/SetBool
     ~/instruction               std_msgs/String, in              ~/estopped    std_msgs/Bool, latched, out
     /diagnostics                diagnostic_msgs/DiagnosticArray, twice a second
+    http://127.0.0.1:PORT/      the operator page (`deploy/operator/page.py`), while configured
 
 Control runs in a process of its own (`deploy/realtime/control.py`): this one may be slow. An emergency stop is obeyed
 in every state of the life cycle in which there are arms.
@@ -19,6 +20,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, get_args
 
 import rclpy
@@ -32,7 +34,9 @@ from std_srvs.srv import SetBool, Trigger
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from deploy.action_buffer import Handover
+from deploy.arguments import add_viewing_options
 from deploy.graph import POLICY_NAME
+from deploy.operator.viewed import viewed_session
 from deploy.realtime.session import Session
 from deploy.realtime.spec import run_spec
 from deploy.realtime.supervisor import RunSpec
@@ -45,9 +49,14 @@ LEVELS = {"run": DiagnosticStatus.OK, "hold": DiagnosticStatus.OK, "stopping": D
 class PolicyNode(LifecycleNode):
     """Holds a `Session` while it is configured."""
 
-    def __init__(self, robot: Embodiment, spec: RunSpec, instruction: str) -> None:
+    def __init__(
+        self, robot: Embodiment, spec: RunSpec, instruction: str, page: int | None = None, rerun: str | None = None
+    ) -> None:
+        """`page` and `rerun` are those of `viewed_session`."""
         super().__init__(POLICY_NAME)
         self._robot, self._spec = robot, spec
+        self._page, self._rerun = page, rerun
+        self._opened = ExitStack()  # the session, and those who look at it
         self.declare_parameter("instruction", instruction)
         self.session: Session | None = None
         self._lock = threading.Lock()
@@ -66,8 +75,16 @@ class PolicyNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         instruction = self.get_parameter("instruction").get_parameter_value().string_value
+        viewed = viewed_session(
+            self._spec,
+            instruction,
+            page=self._page,
+            rerun=self._rerun,
+            tell=self.get_logger().info,
+            buttons=lambda session: _Buttons(self, session),
+        )
         try:
-            session = Session(self._spec, instruction)
+            session = self._opened.enter_context(viewed)
         except Exception as error:
             self.get_logger().error(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE
@@ -97,10 +114,10 @@ class PolicyNode(LifecycleNode):
     def end_session(self) -> None:
         """Bring the arms to a stand and end the processes."""
         with self._lock:
-            session, self.session = self.session, None
+            self.session = None
+            opened = self._opened.pop_all()
         self._is_active = False
-        if session:
-            session.close()
+        opened.close()
 
     # orders
 
@@ -168,6 +185,28 @@ class PolicyNode(LifecycleNode):
         self._diagnostics.publish(message)
 
 
+class _Buttons:
+    """The buttons of the operator page: they obey the rules of the services, and the topics tell of them."""
+
+    def __init__(self, node: PolicyNode, session: Session) -> None:
+        self._node, self._session = node, session
+
+    def start(self) -> None:
+        self._node._start(self._session)
+
+    def stop(self) -> None:
+        self._node._stop(self._session)
+
+    def estop(self) -> None:
+        self._node._estop(self._session)
+
+    def reset(self) -> None:
+        self._node._reset(self._session)
+
+    def instruct(self, instruction: str) -> None:
+        self._session.supervisor.instruct(instruction)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT, SIGTERM or the end of its control process; returns 0 when the arms came to a stand."""
     parser = argparse.ArgumentParser(description="The policy of a robot as a ROS 2 lifecycle node.")
@@ -178,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--handover", choices=get_args(Handover), help="from plan to plan; else the robot's default")
     parser.add_argument("--active", action="store_true", help="configure and activate at once")
     parser.add_argument("--start", action="store_true", help="and let the arms move")
+    add_viewing_options(parser)
     args = parser.parse_args(remove_ros_args(sys.argv if arguments is None else ["", *arguments])[1:])
     robot = Embodiment.from_yaml(find_config("robots", args.robot))
     spec = run_spec(robot, args.policy, args.device, args.handover)
@@ -185,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: closing.set())
     rclpy.init(signal_handler_options=rclpy.SignalHandlerOptions.NO)
-    node = PolicyNode(robot, spec, args.instruction)
+    node = PolicyNode(robot, spec, args.instruction, args.page, args.rerun)
     executor = MultiThreadedExecutor(2)
     executor.add_node(node)
     spinning = threading.Thread(target=_spin, args=(executor,), daemon=True)

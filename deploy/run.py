@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from data_pipeline.atomic import write_json
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
+from deploy.arguments import viewing_words
 from deploy.doctor import require
 from deploy.graph import POLICY_NAME, NodeProcess, is_simulated, node_graph, ros_environment, uses_ros
 from deploy.intervals import wilson_interval
@@ -103,10 +104,11 @@ def run_trials(
 def _opened(robot: Embodiment, args: argparse.Namespace, instruction: str) -> Iterator[Orders]:
     """The robot, ready and holding."""
     if not uses_ros(robot):
-        from deploy.realtime.session import Session
+        from deploy.operator.viewed import viewed_session
         from deploy.realtime.spec import run_spec
 
-        with Session(run_spec(robot, args.policy, args.device, args.handover), instruction) as session:
+        spec = run_spec(robot, args.policy, args.device, args.handover)
+        with viewed_session(spec, instruction, page=args.page, rerun=args.rerun, tell=print) as session:
             yield _SessionOrders(session)
         return
     require("a robot on ROS 2 topics", {"rclpy": "rclpy"})
@@ -117,6 +119,7 @@ def _opened(robot: Embodiment, args: argparse.Namespace, instruction: str) -> It
         policy_options=(
             *("--device", args.device, "--instruction", instruction, "--active"),
             *(["--handover", args.handover] if args.handover else []),
+            *viewing_words(args),
         ),
         sim_options=(
             "--environment",

@@ -42,7 +42,7 @@ CONFINED = {
     "peft": ("rdt/train/lora.py",),
     "timm": ("rdt/encoders/timm_vision.py",),
     "yourdfpy": ("deploy/urdf.py",),
-    "rerun": ("deploy/data/rerun_view.py",),
+    "rerun": ("deploy/data/rerun_view.py", "deploy/operator/rerun_log.py"),
     "websockets": ("deploy/serve/",),
     "msgpack": ("deploy/serve/",),
 }

@@ -26,8 +26,11 @@ class Session:
 
     def status(self) -> dict[str, Any]:
         """What the supervisor knows, and what is wrong with cameras."""
-        problems = dict(self._pump.problems) if self._pump else {}
-        return {**self.supervisor.status(), "cameras": problems}
+        return {**self.supervisor.status(), "cameras": self.camera_problems()}
+
+    def camera_problems(self) -> dict[str, str]:
+        """Camera role -> what it raised, of those that are silent for it."""
+        return dict(self._pump.problems) if self._pump else {}
 
     def close(self) -> None:
         if self._pump is not None:

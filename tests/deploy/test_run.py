@@ -1,7 +1,11 @@
 """Run: pytest tests/deploy/test_run.py"""
 
+import argparse
+import socket
+
 import pytest
 
+from deploy.arguments import add_viewing_options, viewing_words
 from deploy.cli import main
 from deploy.run import run_trials
 
@@ -52,3 +56,19 @@ def test_a_robot_that_ends_ends_the_trials():
 def test_a_real_robot_has_to_be_told_what_to_do(capsys):
     assert main(["run", "piper_pair", "runs/x"]) == 1
     assert "--instruction" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_told_before_the_arms_wake(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = ["run", "piper_pair", "runs/x", "--instruction", "lift the cup", "--yes", "--page", str(port)]
+        assert main(words) == 1
+    assert f"the operator page cannot have port {port}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["--page", "8080"], ["--no-page"], ["--no-page", "--rerun", "a.rrd"]])
+def test_options_of_those_who_look_reach_the_node_as_they_were_given(words):
+    parser = argparse.ArgumentParser()
+    add_viewing_options(parser)
+    args = parser.parse_args(words)
+    assert parser.parse_args(viewing_words(args)) == args
