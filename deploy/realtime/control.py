@@ -113,6 +113,8 @@ class ControlProcess:
         record["why"] = (self._told(changes) or tick.why or self.loop.why).encode()
         record["wanted"] = np.nan if tick.positions is None else tick.positions
         record["measured"] = np.nan if measured is None else measured
+        sent = self.body.set_point
+        record["sent"] = np.nan if sent is None else sent
         self._ticks.write(record)
 
     def _told(self, changes: tuple) -> str:

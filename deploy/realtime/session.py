@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from deploy.realtime.cameras import CameraPump
+from deploy.realtime.recorder import Recorder, RecordTo
 from deploy.realtime.supervisor import RunSpec, Supervisor
 from robot_drivers.drivers import open_camera
 
@@ -13,11 +14,23 @@ from robot_drivers.drivers import open_camera
 class Session:
     """Opens the cameras and starts the processes. Use it as a context manager; leaving brings the arms to a stand."""
 
-    def __init__(self, spec: RunSpec, instruction: str = "", report: Callable[[str], None] = print) -> None:
-        """Returns when the network is warm and the control process ticks, arms holding."""
+    def __init__(
+        self,
+        spec: RunSpec,
+        instruction: str = "",
+        report: Callable[[str], None] = print,
+        record: RecordTo | None = None,
+    ) -> None:
+        """Returns when the network is warm and the control process ticks, arms holding.
+
+        With `record` there is a recorder; its episodes begin and end by `recorder`.
+        """
         self.supervisor = Supervisor(spec, instruction)
+        self.recorder: Recorder | None = None
         self._pump: CameraPump | None = None
         try:
+            if record is not None:
+                self.recorder = Recorder(record, self.supervisor.ring_specs())
             cameras = {role: open_camera(spec.robot, role) for role in spec.robot.cameras}
             self._pump = CameraPump(cameras, self.supervisor.push_frame)
             self.supervisor.wait_until_ready(report=report)
@@ -35,6 +48,8 @@ class Session:
             self._pump.close()
             self._pump = None
         self.supervisor.close()
+        if self.recorder is not None:  # the arms stand: now there is time for the disk
+            self.recorder.close()
 
     def __enter__(self) -> Session:
         return self

@@ -26,7 +26,7 @@ from data_pipeline.schema.embodiment import Embodiment
 from deploy.loop import LoopSettings
 from deploy.realtime import control, inference, records
 from deploy.realtime.clock import now_ns
-from deploy.realtime.memory import Ring
+from deploy.realtime.memory import Ring, RingSpec
 from deploy.realtime.records import text
 from robot_drivers.limits.chain import LimitSettings
 from robot_drivers.types import CameraFrame
@@ -175,8 +175,12 @@ class Supervisor:
             }
         return status
 
+    def ring_specs(self) -> dict[str, RingSpec]:
+        """All rings by name, the frames of a camera as "frames of ROLE": for readers in other processes."""
+        return {name: ring.spec for name, ring in self._rings.items()}
+
     def ring(self, name: str) -> Ring:
-        """Another reader of a ring (states, ticks, requests, answers, orders), for recording."""
+        """Another reader of a ring (states, ticks, requests, answers, orders)."""
         return Ring(self._rings[name].spec)
 
     def close(self) -> None:
