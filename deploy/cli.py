@@ -111,6 +111,8 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=_SEED, default=0, metavar="S", help="of the first simulated scene")
     run.add_argument("--yes", action="store_true", help="start at once: do not wait for Enter before the arms move")
     run.add_argument("--json", metavar="FILE", help="write the outcome of the trials there")
+    run.add_argument("--record", metavar="DIR", help="each trial, or the whole run, as an MCAP file there")
+    _add_pictures(run)
     _add_device(run)
 
     serve = commands.add_parser("serve", help="a checkpoint as a policy server over websocket and msgpack")
@@ -272,6 +274,10 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+
+
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pictures", choices=["jpeg", "raw"], default="jpeg", help="as recorded; jpeg has quality 90")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@
     unconfigured -> inactive    configure: processes start, the network warms up; the arms hold
     inactive -> active          activate: services obey; still the arms hold
     ~/start, ~/stop, ~/reset, ~/estop   std_srvs/Trigger         ~/set_estop   std_srvs/SetBool
+    ~/begin_episode, ~/pause_episode, ~/discard_episode   Trigger; ~/end_episode   SetBool: did it succeed? (`--record`)
     ~/instruction               std_msgs/String, in              ~/estopped    std_msgs/Bool, latched, out
     /diagnostics                diagnostic_msgs/DiagnosticArray, twice a second
 
@@ -19,6 +20,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -32,6 +34,7 @@ from std_srvs.srv import SetBool, Trigger
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from deploy.graph import POLICY_NAME
+from deploy.realtime.recorder import Recorded, Recorder, RecordTo
 from deploy.realtime.session import Session
 from deploy.realtime.spec import run_spec
 from robot_drivers.messages import quality
@@ -43,9 +46,12 @@ LEVELS = {"run": DiagnosticStatus.OK, "hold": DiagnosticStatus.OK, "stopping": D
 class PolicyNode(LifecycleNode):
     """Holds a `Session` while it is configured."""
 
-    def __init__(self, robot: Embodiment, policy: str, device: str, instruction: str) -> None:
+    def __init__(
+        self, robot: Embodiment, policy: str, device: str, instruction: str, record: RecordTo | None = None
+    ) -> None:
         super().__init__(POLICY_NAME)
         self._robot, self._policy, self._device = robot, policy, device
+        self._record, self._num_episodes = record, 0
         self.declare_parameter("instruction", instruction)
         self.session: Session | None = None
         self._lock = threading.Lock()
@@ -58,6 +64,9 @@ class PolicyNode(LifecycleNode):
             self.create_service(Trigger, f"~/{name}", self._service(order))
         self.create_service(Trigger, "~/estop", self._service(self._estop))
         self.create_service(SetBool, "~/set_estop", self._set_estop)
+        for name, order in (("begin", self._begin), ("pause", self._pause), ("discard", self._discard)):
+            self.create_service(Trigger, f"~/{name}_episode", self._service(order))
+        self.create_service(SetBool, "~/end_episode", self._end)
         self.create_timer(DIAGNOSTICS_S, self._diagnose)
 
     # life cycle
@@ -66,7 +75,10 @@ class PolicyNode(LifecycleNode):
         instruction = self.get_parameter("instruction").get_parameter_value().string_value
         try:
             session = Session(
-                run_spec(self._robot, self._policy, self._device), instruction, report=self.get_logger().info
+                run_spec(self._robot, self._policy, self._device),
+                instruction,
+                report=self.get_logger().info,
+                record=self._record,
             )
         except Exception as error:
             self.get_logger().error(f"cannot configure: {error}")
@@ -124,6 +136,22 @@ class PolicyNode(LifecycleNode):
         self._estopped.publish(Bool(data=True))
         return "emergency stop"
 
+    # episodes
+
+    def _begin(self, session: Session) -> str:
+        self._num_episodes += 1
+        return _words(_recorder(session).begin(trial=self._num_episodes))
+
+    def _pause(self, session: Session) -> str:
+        _recorder(session).pause()
+        return "paused"
+
+    def _discard(self, session: Session) -> str:
+        return _recorder(session).discard().words
+
+    def _end(self, request: Any, answer: Any) -> Any:
+        return self._service(lambda session: _words(_recorder(session).end(success=request.data)))(request, answer)
+
     def _service(self, order: Callable[[Session], str]) -> Callable[[Any, Any], Any]:
         def serve(_: Any, answer: Any) -> Any:
             session = self.session
@@ -168,6 +196,19 @@ class PolicyNode(LifecycleNode):
         self._diagnostics.publish(message)
 
 
+def _recorder(session: Session) -> Recorder:
+    if session.recorder is None:
+        raise ValueError("this node does not record: start it with --record DIR")
+    return session.recorder
+
+
+def _words(recorded: Recorded) -> str:
+    """Raises `ValueError` where nothing is kept."""
+    if not recorded.path:
+        raise ValueError(recorded.words)
+    return recorded.words
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT, SIGTERM or the end of its control process; returns 0 when the arms came to a stand."""
     parser = argparse.ArgumentParser(description="The policy of a robot as a ROS 2 lifecycle node.")
@@ -177,13 +218,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--instruction", default="", help="what the policy is told at first")
     parser.add_argument("--active", action="store_true", help="configure and activate at once")
     parser.add_argument("--start", action="store_true", help="and let the arms move")
+    parser.add_argument("--record", metavar="DIR", help="episodes are recorded there, by services")
+    parser.add_argument("--pictures", choices=["jpeg", "raw"], default="jpeg", help="as recorded")
     args = parser.parse_args(remove_ros_args(sys.argv if arguments is None else ["", *arguments])[1:])
     robot = Embodiment.from_yaml(find_config("robots", args.robot))
     closing = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: closing.set())
     rclpy.init(signal_handler_options=rclpy.SignalHandlerOptions.NO)
-    node = PolicyNode(robot, args.policy, args.device, args.instruction)
+    record = RecordTo(robot, Path(args.record), {"checkpoint": args.policy}, args.pictures) if args.record else None
+    node = PolicyNode(robot, args.policy, args.device, args.instruction, record)
     executor = MultiThreadedExecutor(2)
     executor.add_node(node)
     spinning = threading.Thread(target=_spin, args=(executor,), daemon=True)

@@ -50,7 +50,7 @@ class McapWriter:
         content = {
             "header": self._header(stamp_ns, frame_id),
             "name": list(names),
-            "position": np.asarray(positions, np.float64),
+            "position": np.ascontiguousarray(positions, np.float64),
             "velocity": zeros,
             "effort": zeros,
         }
@@ -62,7 +62,7 @@ class McapWriter:
         """Rows (points, names) as of `joint_state`, one every `1 / rate_hz` seconds from `stamp_ns` on."""
         nothing = np.zeros(0)
         points = []
-        for i, row in enumerate(np.asarray(rows, np.float64)):
+        for i, row in enumerate(np.ascontiguousarray(rows, np.float64)):
             seconds, nanoseconds = divmod(round(i * 1e9 / rate_hz), 1_000_000_000)
             points.append(
                 self._message(

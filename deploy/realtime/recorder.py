@@ -368,6 +368,8 @@ class RecorderProcess:
             answer = Recorded(str(path), _told(path, taker.summary()))
         if word in ("end", "discard"):
             self._pipe.send(tuple(answer))
+        elif answer.path:  # nobody asked
+            print(answer.words, flush=True)
         return (word, given) if word == "begin" else ("", {})
 
     def _take_until_told(self, taker: EpisodeTaker) -> tuple[str, dict[str, Any]]:

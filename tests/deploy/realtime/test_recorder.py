@@ -15,6 +15,7 @@ import pytest
 from data_pipeline.recordings import MappedRecordings
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
+from data_pipeline.schema.types import ActionChunk
 from data_pipeline.sources.raw import Fault
 from deploy.cli import main
 from deploy.realtime import records
@@ -45,7 +46,8 @@ class Robot:
             **{f"frames of {role}": records.frame_dtype(48, 64) for role in robot.cameras},
         }
         self.rings = {
-            name: Ring.create(dtype, 4096 if name in ("states", "ticks") else 256) for name, dtype in dtypes.items()
+            name: Ring.create(dtype, 4096 if name in ("states", "ticks", "requests", "answers") else 256)
+            for name, dtype in dtypes.items()
         }
         self.order("lean up")
 
@@ -76,6 +78,12 @@ class Robot:
             wanted=row + 0.02,
             measured=row,
         )
+        rows = np.tile(row, (8, 1))
+        actions, mask = self.robot.to_unified(rows, "action")
+        record = self.rings["answers"].empty()
+        chunk = ActionChunk(now, self.robot.rate_hz, actions, mask)
+        self.write("requests", stamp_ns=now)
+        self.rings["answers"].write(records.put_chunk(record, 0, chunk))
         for role in self.robot.cameras:
             image = np.full((48, 64, 3), round(50 * at_s), np.uint8)
             record = self.rings[f"frames of {role}"].empty()
@@ -154,7 +162,10 @@ def test_an_episode_opens_everywhere_and_becomes_a_store(recorded, tmp_path, cap
     measured = kinds["/joint_states", "sensor_msgs/msg/JointState"]
     assert list(measured[0].name) == list(SIM.native_names)
     assert len(measured[0].velocity) == len(measured[0].position) == SIM.num_native
-    assert json.loads(kinds["/rdt/decisions", "std_msgs/msg/String"][0].data)
+    decisions = [json.loads(one.data) for one in kinds["/rdt/decisions", "std_msgs/msg/String"]]
+    assert {"order", "tick", "request", "answer"} == {decision["event"] for decision in decisions}
+    chunk = kinds["/rdt/chunks", "trajectory_msgs/msg/JointTrajectory"][-1]
+    assert [point.positions[0] for point in chunk.points] == pytest.approx([measured[-1].position[0]] * 8)
     assert ("/cameras/external/compressed", "sensor_msgs/msg/CompressedImage") in kinds
 
     with highlevel.AnyReader([path]) as bag:
