@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "deploy.train:command",
     "eval": "deploy.evaluate:command",
     "run": "deploy.run:command",
+    "replay": "deploy.replay:command",
     "serve": "deploy.serve.command:command",
     "robot": "deploy.robot:command",
     "checkpoint": "deploy.checkpoint:command",
@@ -114,6 +115,14 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--record", metavar="DIR", help="each trial, or the whole run, as an MCAP file there")
     _add_pictures(run)
     _add_device(run)
+
+    replay = commands.add_parser("replay", help="a recorded episode on a robot, through the limits of `rdt run`")
+    replay.add_argument("robot", metavar="ROBOT", help="robot YAML, by name or path")
+    replay.add_argument("recording", metavar="RECORDING", help="a store, an MCAP file of --record, an ALOHA HDF5 file")
+    replay.add_argument("--episode", type=whole_number(0), default=0, metavar="N", help="of a store, from 0")
+    replay.add_argument("--env", default="sim_transfer", metavar="NAME", help="of the simulated robot")
+    replay.add_argument("--seed", type=_SEED, default=0, metavar="S", help="of the simulated scene")
+    replay.add_argument("--yes", action="store_true", help="start at once: do not wait for Enter before the arms move")
 
     serve = commands.add_parser("serve", help="a checkpoint as a policy server over websocket and msgpack")
     serve.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
