@@ -12,12 +12,12 @@ import numpy as np
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from deploy.doctor import require
-from deploy.graph import is_simulated, node_graph, over_topics, uses_ros
+from deploy.graph import is_simulated, over_topics, uses_ros
 from deploy.realtime.replay import OPENER, load_episode, timeline
 from deploy.realtime.session import Session
 from deploy.realtime.spec import default_settings
 from deploy.realtime.supervisor import RunSpec, Supervisor
-from deploy.run import STAND_S, Processes
+from deploy.run import STAND_S, Processes, body_processes
 
 
 def command(args: argparse.Namespace) -> None:
@@ -32,9 +32,7 @@ def command(args: argparse.Namespace) -> None:
     )
     if uses_ros(robot):
         require("a robot on ROS 2 topics", {"rclpy": "rclpy"})
-    scene = ("--environment", args.env, "--seed", str(args.seed))
-    bodies = node_graph(robot, args.robot, "", policy_options=(), sim_options=scene)[:-1]  # without the policy's node
-    with Processes(bodies), Session(spec, episode.instructions[0]) as session:
+    with Processes(body_processes(robot, args)), Session(spec, episode.instructions[0]) as session:
         if not args.yes and not is_simulated(robot) and sys.stdin.isatty():
             input("press Enter to let it move, Ctrl-C to leave: ")
         measured = np.array(session.supervisor.status()["measured"])

@@ -181,6 +181,12 @@ def _opened(
         yield orders, RosEpisodes(orders) if record else None
 
 
+def body_processes(robot: Embodiment, args: argparse.Namespace) -> list[NodeProcess]:
+    """What a robot needs besides its session here: the simulator's node where it is simulated, else nothing."""
+    scene = ("--environment", args.env, "--seed", str(args.seed))
+    return node_graph(robot, args.robot, "", policy_options=(), sim_options=scene)[:-1]  # without the policy's node
+
+
 class Processes:
     """The processes of a graph. Leaving ends them in reverse: the mind before the body."""
 

@@ -6,6 +6,7 @@ Run: pytest tests/test_docs.py
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_commands_of_the_documentation_parse(path):
     parser = build_parser()
     for block in [*blocks(path, "sh"), *blocks(path, "")]:
         for line in COMMAND.findall(block.replace("\\\n", " ")):
-            words = line.replace("$SLURM_ARRAY_TASK_ID", "3").rstrip("; ").split()
+            words = shlex.split(line.replace("$SLURM_ARRAY_TASK_ID", "3").rstrip("; "))
             args, rest = parser.parse_known_args(words)
             assert not rest or args.command == "train", f"{path.name}: rdt {line}"
 

@@ -44,6 +44,8 @@ class RunSpec:
     open_backend: str  # "module:function" of (robot, options) -> Backend
     backend_options: dict[str, Any] = field(default_factory=dict)
     open_arm: str = "robot_drivers.drivers:open_arm"  # of (robot, side) -> Arm
+    leader: Embodiment | None = None  # arms that a person leads with; then no policy is asked
+    open_leader: str = "deploy.realtime.follow:open_leader"  # as open_arm
     settings: LoopSettings = field(default_factory=LoopSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     frame_size: tuple[int, int] = (480, 640)  # height and width of the largest picture
@@ -80,7 +82,10 @@ class Supervisor:
             self._order(instruction=instruction.encode(), wanted=records.HOLD)
             specs = {name: self._rings[name].spec for name in sizes}
             plain = robot.to_dict()
-            told = control.ControlSpec(plain, spec.settings, spec.limits, spec.open_arm, specs)
+            leader = spec.leader.to_dict() if spec.leader else None
+            told = control.ControlSpec(
+                plain, spec.settings, spec.limits, spec.open_arm, specs, leader, spec.open_leader
+            )
             asked = inference.InferenceSpec(
                 plain,
                 spec.open_backend,

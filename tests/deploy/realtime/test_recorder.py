@@ -16,7 +16,9 @@ from data_pipeline.recordings import MappedRecordings
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from data_pipeline.schema.types import ActionChunk
+from data_pipeline.sources.mcap import list_topics, recover_mcap
 from data_pipeline.sources.raw import Fault
+from data_pipeline.sources.topics import decode_image
 from deploy.cli import main
 from deploy.realtime import records
 from deploy.realtime.memory import Ring
@@ -225,6 +227,32 @@ def test_a_discarded_episode_leaves_no_file_and_the_next_one_is_kept(robot, tmp_
 def test_an_episode_that_is_open_at_the_end_is_kept(robot, tmp_path):
     run(robot, tmp_path, ("begin", {}), drive(robot, 0.1), ("close", {}))
     assert [path.name for path in tmp_path.iterdir()] == ["episode_0000.mcap"]
+
+
+def test_what_a_killed_recorder_has_flushed_can_be_recovered_with_its_metadata(robot, tmp_path):
+    to = RecordTo(SIM, tmp_path / "demos")
+    recorder = Recorder(to, robot.specs())
+    recorder.begin(trial=7)
+    drive(robot, 2.5)()
+    recorder._process.kill()
+    assert "has ended" in recorder.end(success=True).words
+    recorder.close()
+    (left,) = to.folder.glob(".*.mcap")
+    assert recover_mcap(left, tmp_path / "saved.mcap") is not None
+    topics = {topic.name: topic.num_messages for topic in list_topics(tmp_path / "saved.mcap")}
+    assert topics["/joint_states"] > 20
+    with (tmp_path / "saved.mcap").open("rb") as file:
+        (metadata,) = reader.make_reader(file).iter_metadata()
+    assert json.loads(metadata.metadata["trial"]) == 7
+
+
+def test_raw_pictures_come_back_as_they_were(robot, tmp_path):
+    pipe = Told(("begin", {}), drive(robot, 0.1), ("end", {}), ("close", {}))
+    RecorderProcess(RecordTo(SIM, tmp_path, pictures="raw"), robot.specs(), pipe).run()
+    with (tmp_path / "episode_0000.mcap").open("rb") as file:
+        found = reader.make_reader(file, decoder_factories=[decoder.DecoderFactory()])
+        image = [one for *_, one in found.iter_decoded_messages(topics=["/cameras/external/image_raw"])][-1]
+    assert decode_image(image).shape == (48, 64, 3)
 
 
 def test_a_full_disk_ends_the_recording_with_a_message_and_the_next_episode_is_tried(
