@@ -335,6 +335,7 @@ def _run_until_interrupted(orders: Orders) -> None:
     except KeyboardInterrupt:
         print("\nstopping")
         orders.stop()
+        time.sleep(STAND_S)
 
 
 def _own_instruction(robot: Embodiment, args: argparse.Namespace) -> str:

@@ -44,6 +44,9 @@ class Session:
         return {**self.supervisor.status(), "cameras": problems}
 
     def close(self) -> None:
+        """Come to a stand and end everything. An episode that is open ends here, where its pictures do."""
+        if self.recorder is not None:
+            self.recorder.pause()
         if self._pump is not None:
             self._pump.close()
             self._pump = None
