@@ -22,6 +22,8 @@ COMMANDS = {
     "train": "deploy.train:command",
     "eval": "deploy.evaluate:command",
     "run": "deploy.run:command",
+    "record": "deploy.demonstrate:command",
+    "replay": "deploy.replay:command",
     "serve": "deploy.serve.command:command",
     "robot": "deploy.robot:command",
     "checkpoint": "deploy.checkpoint:command",
@@ -115,7 +117,24 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--yes", action="store_true", help="start at once: do not wait for Enter before the arms move")
     run.add_argument("--json", metavar="FILE", help="write the outcome of the trials there")
     add_viewing_options(run)
+    run.add_argument("--record", metavar="DIR", help="each trial, or the whole run, as an MCAP file there")
+    _add_pictures(run)
     _add_device(run)
+
+    record = commands.add_parser("record", help="demonstrations: a robot follows leader arms, an episode file each")
+    record.add_argument("robot", metavar="ROBOT", help="robot YAML, by name or path: the arms that follow")
+    record.add_argument("--leader", required=True, metavar="ROBOT", help="robot YAML of the arms that are led by hand")
+    record.add_argument("--out", required=True, metavar="DIR", help="folder of the episodes")
+    record.add_argument("--instruction", required=True, metavar="TEXT", help="what is being shown")
+    _add_scene(record)
+    _add_pictures(record)
+
+    replay = commands.add_parser("replay", help="a recorded episode on a robot, through the limits of `rdt run`")
+    replay.add_argument("robot", metavar="ROBOT", help="robot YAML, by name or path")
+    replay.add_argument("recording", metavar="RECORDING", help="a store, an MCAP file of --record, an ALOHA HDF5 file")
+    replay.add_argument("--episode", type=whole_number(0), default=0, metavar="N", help="of a store, from 0")
+    _add_scene(replay)
+    replay.add_argument("--yes", action="store_true", help="start at once: do not wait for Enter before the arms move")
 
     serve = commands.add_parser("serve", help="a checkpoint as a policy server over websocket and msgpack")
     serve.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
@@ -276,6 +295,15 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+
+
+def _add_scene(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--env", default="sim_transfer", metavar="NAME", help="of the simulated robot")
+    parser.add_argument("--seed", type=_SEED, default=0, metavar="S", help="of the simulated scene")
+
+
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pictures", choices=["jpeg", "raw"], default="jpeg", help="as recorded; jpeg has quality 90")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@
     unconfigured -> inactive    configure: processes start, the network warms up; the arms hold
     inactive -> active          activate: services obey; still the arms hold
     ~/start, ~/stop, ~/reset, ~/estop   std_srvs/Trigger         ~/set_estop   std_srvs/SetBool
+    ~/begin_episode, ~/pause_episode, ~/discard_episode   Trigger; ~/end_episode   SetBool: did it succeed? (`--record`)
     ~/instruction               std_msgs/String, in              ~/estopped    std_msgs/Bool, latched, out
     /diagnostics                diagnostic_msgs/DiagnosticArray, twice a second
     http://127.0.0.1:PORT/      the operator page (`deploy/operator/page.py`), while configured
@@ -21,6 +22,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, get_args
 
 import rclpy
@@ -37,6 +39,7 @@ from deploy.action_buffer import Handover
 from deploy.arguments import add_viewing_options
 from deploy.graph import POLICY_NAME
 from deploy.operator.viewed import viewed_session
+from deploy.realtime.recorder import Recorded, Recorder, RecordTo
 from deploy.realtime.session import Session
 from deploy.realtime.spec import run_spec
 from deploy.realtime.supervisor import RunSpec
@@ -50,12 +53,20 @@ class PolicyNode(LifecycleNode):
     """Holds a `Session` while it is configured."""
 
     def __init__(
-        self, robot: Embodiment, spec: RunSpec, instruction: str, page: int | None = None, rerun: str | None = None
+        self,
+        robot: Embodiment,
+        spec: RunSpec,
+        instruction: str,
+        *,
+        page: int | None = None,
+        rerun: str | None = None,
+        record: RecordTo | None = None,
     ) -> None:
-        """`page` and `rerun` are those of `viewed_session`."""
+        """`page`, `rerun` and `record` are those of `viewed_session`."""
         super().__init__(POLICY_NAME)
         self._robot, self._spec = robot, spec
         self._page, self._rerun = page, rerun
+        self._record, self._num_episodes = record, 0
         self._opened = ExitStack()  # the session, and those who look at it
         self.declare_parameter("instruction", instruction)
         self.session: Session | None = None
@@ -69,6 +80,9 @@ class PolicyNode(LifecycleNode):
             self.create_service(Trigger, f"~/{name}", self._service(order))
         self.create_service(Trigger, "~/estop", self._service(self._estop))
         self.create_service(SetBool, "~/set_estop", self._set_estop)
+        for name, order in (("begin", self._begin), ("pause", self._pause), ("discard", self._discard)):
+            self.create_service(Trigger, f"~/{name}_episode", self._service(order))
+        self.create_service(SetBool, "~/end_episode", self._end)
         self.create_timer(DIAGNOSTICS_S, self._diagnose)
 
     # life cycle
@@ -80,6 +94,7 @@ class PolicyNode(LifecycleNode):
             instruction,
             page=self._page,
             rerun=self._rerun,
+            record=self._record,
             tell=self.get_logger().info,
             buttons=lambda session: _Buttons(self, session),
         )
@@ -140,6 +155,22 @@ class PolicyNode(LifecycleNode):
         session.supervisor.estop()
         self._estopped.publish(Bool(data=True))
         return "emergency stop"
+
+    # episodes
+
+    def _begin(self, session: Session) -> str:
+        self._num_episodes += 1
+        return _words(_recorder(session).begin(trial=self._num_episodes))
+
+    def _pause(self, session: Session) -> str:
+        _recorder(session).pause()
+        return "paused"
+
+    def _discard(self, session: Session) -> str:
+        return _recorder(session).discard().words
+
+    def _end(self, request: Any, answer: Any) -> Any:
+        return self._service(lambda session: _words(_recorder(session).end(success=request.data)))(request, answer)
 
     def _service(self, order: Callable[[Session], str]) -> Callable[[Any, Any], Any]:
         def serve(_: Any, answer: Any) -> Any:
@@ -207,6 +238,19 @@ class _Buttons:
         self._session.supervisor.instruct(instruction)
 
 
+def _recorder(session: Session) -> Recorder:
+    if session.recorder is None:
+        raise ValueError("this node does not record: start it with --record DIR")
+    return session.recorder
+
+
+def _words(recorded: Recorded) -> str:
+    """Raises `ValueError` where nothing is kept."""
+    if not recorded.path:
+        raise ValueError(recorded.words)
+    return recorded.words
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT, SIGTERM or the end of its control process; returns 0 when the arms came to a stand."""
     parser = argparse.ArgumentParser(description="The policy of a robot as a ROS 2 lifecycle node.")
@@ -218,6 +262,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--active", action="store_true", help="configure and activate at once")
     parser.add_argument("--start", action="store_true", help="and let the arms move")
     add_viewing_options(parser)
+    parser.add_argument("--record", metavar="DIR", help="episodes are recorded there, by services")
+    parser.add_argument("--pictures", choices=["jpeg", "raw"], default="jpeg", help="as recorded")
     args = parser.parse_args(remove_ros_args(sys.argv if arguments is None else ["", *arguments])[1:])
     robot = Embodiment.from_yaml(find_config("robots", args.robot))
     spec = run_spec(robot, args.policy, args.device, args.handover)
@@ -225,7 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: closing.set())
     rclpy.init(signal_handler_options=rclpy.SignalHandlerOptions.NO)
-    node = PolicyNode(robot, spec, args.instruction, args.page, args.rerun)
+    record = RecordTo(robot, Path(args.record), {"checkpoint": args.policy}, args.pictures) if args.record else None
+    node = PolicyNode(robot, spec, args.instruction, page=args.page, rerun=args.rerun, record=record)
     executor = MultiThreadedExecutor(2)
     executor.add_node(node)
     spinning = threading.Thread(target=_spin, args=(executor,), daemon=True)

@@ -1,7 +1,8 @@
 """`rdt run`: a policy on a robot. Processes are those of `graph.py` for a robot on ROS 2, a `Session` for any other.
 
-Trials are judged: by the simulator for its own robot, else by the person who watches. Ctrl-C brings the arms to a
-stand, ends all processes and returns.
+Trials are judged: by the simulator for its own robot, else by the person who watches. With `--record` each of them is
+an episode in a file of its own, or the whole run where there are no trials. Ctrl-C brings the arms to a stand, ends
+all processes and returns.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from data_pipeline.atomic import write_json
@@ -24,11 +26,14 @@ from deploy.arguments import viewing_words
 from deploy.doctor import require
 from deploy.graph import POLICY_NAME, NodeProcess, is_simulated, node_graph, ros_environment, uses_ros
 from deploy.intervals import wilson_interval
+from deploy.realtime.recorder import ANSWER_S, Recorded, RecordTo, convert_line
 from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
 READY_S = 300.0
 STATUS_S = 2.0
 ENDING_S = 15.0
+STAND_S = 0.5
+"""After the order to stop, the way to a stand belongs to the episode."""
 
 
 class Orders(Protocol):
@@ -51,6 +56,16 @@ class Orders(Protocol):
         ...
 
 
+class Episodes(Protocol):
+    """What is recorded; `deploy.realtime.recorder.Recorder` is one. What goes wrong stands in the answer's words."""
+
+    def begin(self, *, trial: int = 1) -> Recorded: ...
+
+    def pause(self) -> None: ...
+
+    def end(self, *, success: bool) -> Recorded: ...
+
+
 @dataclass(frozen=True)
 class Trial:
     """How one episode ended."""
@@ -63,14 +78,22 @@ class Trial:
 def command(args: argparse.Namespace) -> None:
     robot = Embodiment.from_yaml(find_config("robots", args.robot))
     instruction = args.instruction or _own_instruction(robot, args)
-    with _opened(robot, args, instruction) as orders:
+    record = _record_to(robot, args)
+    with _opened(robot, args, instruction, record) as (orders, episodes):
         print(f"robot {robot.name!r} is ready and holds; it will be told {instruction!r}")
         if not args.yes and not is_simulated(robot) and sys.stdin.isatty():
             input("press Enter to let it move, Ctrl-C to leave: ")
         if args.trials is None:
+            if episodes:
+                print(episodes.begin().words)
             _run_until_interrupted(orders)
-            return
-        trials = run_trials(orders, args.trials, args.seconds)
+            trials = []
+        else:
+            trials = run_trials(orders, args.trials, args.seconds, episodes=episodes)
+    if record:
+        print(f"next: {convert_line(record)}")
+    if not trials:
+        return
     successes = sum(trial.success for trial in trials)
     low, high = wilson_interval(successes, len(trials))
     print(f"{successes} of {len(trials)} trials succeeded: {successes / len(trials):.1%} [{low:.1%}, {high:.1%}]")
@@ -80,13 +103,20 @@ def command(args: argparse.Namespace) -> None:
 
 
 def run_trials(
-    orders: Orders, count: int, seconds: float, ask: Callable[[str], bool] | None = None, sleep=time.sleep
+    orders: Orders,
+    count: int,
+    seconds: float,
+    ask: Callable[[str], bool] | None = None,
+    sleep=time.sleep,
+    episodes: Episodes | None = None,
 ) -> list[Trial]:
-    """Episode after episode: a scene, the policy for so long, a stand, a judgement."""
+    """Episode after episode: a scene, the policy for so long, a stand, a judgement, which is stored with it."""
     ask = ask or _ask
     trials = []
     for number in range(1, count + 1):
         orders.next_scene()
+        if episodes:
+            _tell(episodes.begin(trial=number))
         orders.start()
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -94,22 +124,42 @@ def run_trials(
             sleep(0.05)
         outcome = orders.outcome()
         orders.stop()
+        if episodes:
+            sleep(STAND_S)
+            episodes.pause()
         success = ask(f"trial {number}: did it succeed? [y/n] ") if outcome is None else bool(outcome["success"])
         trials.append(Trial(number, success, outcome or {}))
         print(f"trial {number}/{count}: {'success' if success else 'failure'}")
+        if episodes:
+            print(episodes.end(success=success).words)
     return trials
 
 
+def _record_to(robot: Embodiment, args: argparse.Namespace) -> RecordTo | None:
+    if args.record is None:
+        return None
+    require("recording", {"mcap": "mcap", "rosbags": "rosbags"}, extra="mcap")
+    return RecordTo(robot, Path(args.record), {"checkpoint": args.policy}, args.pictures)
+
+
+def _tell(recorded: Recorded) -> None:
+    """What went wrong, if it did."""
+    if not recorded.path:
+        print(f"rdt: {recorded.words}", file=sys.stderr)
+
+
 @contextmanager
-def _opened(robot: Embodiment, args: argparse.Namespace, instruction: str) -> Iterator[Orders]:
+def _opened(
+    robot: Embodiment, args: argparse.Namespace, instruction: str, record: RecordTo | None
+) -> Iterator[tuple[Orders, Episodes | None]]:
     """The robot, ready and holding."""
     if not uses_ros(robot):
         from deploy.operator.viewed import viewed_session
         from deploy.realtime.spec import run_spec
 
         spec = run_spec(robot, args.policy, args.device, args.handover)
-        with viewed_session(spec, instruction, page=args.page, rerun=args.rerun, tell=print) as session:
-            yield _SessionOrders(session)
+        with viewed_session(spec, instruction, page=args.page, rerun=args.rerun, record=record, tell=print) as session:
+            yield _SessionOrders(session), session.recorder
         return
     require("a robot on ROS 2 topics", {"rclpy": "rclpy"})
     graph = node_graph(
@@ -120,6 +170,7 @@ def _opened(robot: Embodiment, args: argparse.Namespace, instruction: str) -> It
             *("--device", args.device, "--instruction", instruction, "--active"),
             *(["--handover", args.handover] if args.handover else []),
             *viewing_words(args),
+            *(("--record", args.record, "--pictures", args.pictures) if record else ()),
         ),
         sim_options=(
             "--environment",
@@ -130,7 +181,14 @@ def _opened(robot: Embodiment, args: argparse.Namespace, instruction: str) -> It
         ),
     )
     with Processes(graph) as processes:
-        yield RosOrders(robot, processes)
+        orders = RosOrders(robot, processes)
+        yield orders, RosEpisodes(orders) if record else None
+
+
+def body_processes(robot: Embodiment, args: argparse.Namespace) -> list[NodeProcess]:
+    """What a robot needs besides its session here: the simulator's node where it is simulated, else nothing."""
+    scene = ("--environment", args.env, "--seed", str(args.seed))
+    return node_graph(robot, args.robot, "", policy_options=(), sim_options=scene)[:-1]  # without the policy's node
 
 
 class Processes:
@@ -200,7 +258,7 @@ class RosOrders:
         self._untouched = False
 
     def outcome(self) -> dict[str, Any] | None:
-        return json.loads(self._ask(f"/{self._robot}/outcome").message) if self._simulated else None
+        return json.loads(self.ask(f"/{self._robot}/outcome").message) if self._simulated else None
 
     def check(self) -> None:
         self._processes.check()
@@ -210,7 +268,7 @@ class RosOrders:
         while time.monotonic() < until:
             self.check()
             try:
-                if self._ask(f"/{POLICY_NAME}/stop", timeout_s=1.0).success:
+                if self.ask(f"/{POLICY_NAME}/stop", timeout_s=1.0).success:
                     return
             except TimeoutError:
                 pass
@@ -218,14 +276,37 @@ class RosOrders:
         raise RuntimeError(f"{POLICY_NAME} was not ready after {READY_S:g} s")
 
     def _trigger(self, service: str) -> None:
-        answer = self._ask(service)
+        answer = self.ask(service)
         if not answer.success:
             raise RuntimeError(f"{service}: {answer.message}")
 
-    def _ask(self, service: str, timeout_s: float = 10.0) -> Any:
-        from robot_drivers.messages import Trigger
+    def ask(self, service: str, flag: bool | None = None, timeout_s: float = 10.0) -> Any:
+        """The answer of a Trigger, or with a flag of a SetBool: `success` and `message`."""
+        from robot_drivers.messages import SetBool, Trigger
 
-        return self._link.call(Trigger, service, timeout_s=timeout_s)
+        if flag is None:
+            return self._link.call(Trigger, service, timeout_s=timeout_s)
+        return self._link.call(SetBool, service, SetBool.Request(data=flag), timeout_s=timeout_s)
+
+
+class RosEpisodes:
+    """The episodes of a policy's node, which counts them as its trials."""
+
+    def __init__(self, orders: RosOrders) -> None:
+        self._orders = orders
+
+    def begin(self, *, trial: int = 1) -> Recorded:
+        return self._ask("begin_episode")
+
+    def pause(self) -> None:
+        self._ask("pause_episode")
+
+    def end(self, *, success: bool) -> Recorded:
+        return self._ask("end_episode", success)
+
+    def _ask(self, word: str, flag: bool | None = None) -> Recorded:
+        answer = self._orders.ask(f"/{POLICY_NAME}/{word}", flag, timeout_s=ANSWER_S)
+        return Recorded(answer.message if answer.success else "", answer.message)
 
 
 class _SessionOrders:
@@ -260,6 +341,7 @@ def _run_until_interrupted(orders: Orders) -> None:
     except KeyboardInterrupt:
         print("\nstopping")
         orders.stop()
+        time.sleep(STAND_S)
 
 
 def _own_instruction(robot: Embodiment, args: argparse.Namespace) -> str:

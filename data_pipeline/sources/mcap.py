@@ -7,13 +7,15 @@ recording stand in memory, pictures encoded as they came.
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.atomic import atomic_path
+from data_pipeline.sources.mcap_writer import METADATA
 from data_pipeline.sources.raw import Fault, FieldSpec, RawEpisode, Shard
 from data_pipeline.sources.topics import Message, TopicPlan, build_episodes, wanted_topics
 
@@ -52,13 +54,20 @@ class McapSource:
                     Message(channel.topic, schema.name if schema else "", message.log_time, content)
                     for schema, channel, message, content in reader.iter_decoded_messages(topics=wanted)
                 ]
+                metadata = {
+                    key: json.loads(value)
+                    for record in reader.iter_metadata()
+                    if record.name == METADATA
+                    for key, value in record.metadata.items()
+                }
         except (McapError, ValueError, EOFError, IndexError, OSError) as error:
             crc = type(error).__name__ == "CRCValidationError"
             words = str(error) or type(error).__name__
             message = f"damaged or cut short ({words}): the recording is left out; `rdt data repair` may save it"
             yield Fault("bad_crc" if crc else "truncated", shard.name, message)
             return
-        yield from build_episodes(shard.name, self.plan, topics, messages)
+        for found in build_episodes(shard.name, self.plan, topics, messages):
+            yield found if isinstance(found, Fault) else replace(found, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ def recover_mcap(path: str | Path, out: str | Path) -> Fault | None:
     """
     try:
         from mcap.exceptions import McapError
-        from mcap.records import Channel, Message, Schema
+        from mcap.records import Channel, Message, Metadata, Schema
         from mcap.stream_reader import StreamReader
         from mcap.writer import Writer
     except ImportError:
@@ -126,6 +135,8 @@ def recover_mcap(path: str | Path, out: str | Path) -> Fault | None:
                     to, when = channels[record.channel_id], (record.log_time, record.publish_time)
                     writer.add_message(to, when[0], record.data, when[1], record.sequence)
                     num_messages += 1
+                elif isinstance(record, Metadata):
+                    writer.add_metadata(record.name, record.metadata)
         except (McapError, ValueError, EOFError, IndexError, KeyError, struct.error) as error:
             wrong = f"{str(error) or type(error).__name__}: {num_messages} messages before it can be read"
         writer.finish()

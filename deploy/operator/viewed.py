@@ -9,6 +9,7 @@ from pathlib import Path
 from deploy.operator.page import OperatorPage, Orders
 from deploy.operator.rerun_log import RerunLog, check_installed
 from deploy.operator.watch import Watch
+from deploy.realtime.recorder import RecordTo
 from deploy.realtime.session import Session
 from deploy.realtime.supervisor import RunSpec
 
@@ -20,20 +21,21 @@ def viewed_session(
     *,
     page: int | None,
     rerun: str | None,
+    record: RecordTo | None = None,
     tell: Callable[[str], object],
     buttons: Callable[[Session], Orders] = lambda session: session.supervisor,
 ) -> Iterator[Session]:
     """A session that is ready and holds; `tell` gets the page's address.
 
-    `page` is its port, 0 for any free one, None for no page; `rerun` a file to write. A port that is taken raises
-    `ValueError`, a missing extra `ModuleNotFoundError`, both before the arms wake. Page and log outlive the session:
-    they show how the arms come to a stand.
+    `page` is its port, 0 for any free one, None for no page; `rerun` a file to write; `record` where episodes go. A
+    port that is taken raises `ValueError`, a missing extra `ModuleNotFoundError`, both before the arms wake. Page and
+    log outlive the session: they show how the arms come to a stand.
     """
     with ExitStack() as viewers, ExitStack() as opened:  # the arms come to a stand first, whatever a disk does
         server = None if page is None else viewers.enter_context(OperatorPage(page))
         if rerun is not None:
             check_installed()
-        session = opened.enter_context(Session(spec, instruction))
+        session = opened.enter_context(Session(spec, instruction, record))
         if rerun is not None:
             viewers.enter_context(RerunLog(Path(rerun), session.supervisor))
         if server is not None:

@@ -21,6 +21,7 @@ from data_pipeline.schema.registry import load_attribute
 from deploy.loop import ControlLoop, LoopSettings, Mode
 from deploy.realtime import records
 from deploy.realtime.clock import Deadlines, ask_for_priority, now_ns
+from deploy.realtime.follow import FollowLoop, Leader
 from deploy.realtime.memory import Ring, RingSpec
 from deploy.realtime.records import text
 from robot_drivers.arm import Arm
@@ -50,14 +51,16 @@ class ControlSpec:
     limits: LimitSettings
     open_arm: str  # "module:function" of (robot, side) -> Arm
     rings: dict[str, RingSpec]
+    leader: dict[str, Any] | None = None  # of `Embodiment.to_dict`: the arms that a person leads with
+    open_leader: str = ""  # as open_arm
 
 
 class ControlProcess:
     """Runs the loop of one robot between rings; `run` is the body of the process."""
 
-    def __init__(self, spec: ControlSpec, body: Bimanual, robot: Embodiment) -> None:
+    def __init__(self, spec: ControlSpec, body: Bimanual, loop: ControlLoop) -> None:
         settings = spec.settings
-        self.loop = ControlLoop(robot, settings=settings)
+        self.loop = loop
         self.body = body
         self._tick_hz = settings.tick_hz
         rings = {name: Ring(ring) for name, ring in spec.rings.items()}
@@ -115,9 +118,11 @@ class ControlProcess:
         record["stamp_ns"], record["target_ns"], record["lateness_ns"] = now, tick.stamp_ns, lateness_ns
         record["missed"], record["commanded"], record["limited"] = missed, commanded, bool(changes)
         record["mode"] = self.loop.mode.value.encode()
-        record["why"] = (self._told(changes) or tick.why or self.loop.why).encode()
+        record["why"] = "; ".join(filter(None, (tick.why or self.loop.why, self._told(changes)))).encode()
         record["wanted"] = np.nan if tick.positions is None else tick.positions
         record["measured"] = np.nan if measured is None else measured
+        sent = self.body.set_point
+        record["sent"] = np.nan if sent is None else sent
         self._ticks.write(record)
 
     def _told(self, changes: tuple) -> str:
@@ -205,9 +210,21 @@ def main(spec: ControlSpec) -> None:
     robot = Embodiment.from_dict(spec.robot)
     open_arm: Callable[[Embodiment, str], Arm] = load_attribute("arm opener", "arm", {"arm": spec.open_arm})
     arms = {side: open_arm(robot, side) for side in robot.arms}
-    process = ControlProcess(spec, Bimanual(robot, arms, spec.limits, spec.settings.tick_hz), robot)
+    leader = None if spec.leader is None else _open_leader(spec, robot)
+    settings = spec.settings
+    loop = ControlLoop(robot, settings=settings) if leader is None else FollowLoop(robot, leader, settings)
+    process = ControlProcess(spec, Bimanual(robot, arms, spec.limits, settings.tick_hz), loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, process.close_soon)
     for refused in ask_for_priority():
         print(f"rdt control: goes on without {refused}", file=sys.stderr)
-    process.run()
+    try:
+        process.run()
+    finally:
+        if leader is not None:
+            leader.close()
+
+
+def _open_leader(spec: ControlSpec, robot: Embodiment) -> Leader:
+    open_one: Callable[[Embodiment, str], Arm] = load_attribute("leader opener", "arm", {"arm": spec.open_leader})
+    return Leader(Embodiment.from_dict(spec.leader or {}), robot, open_one)

@@ -67,6 +67,7 @@ def tick_dtype(num_native: int) -> np.dtype:
             ("mode", "S16"),
             ("wanted", np.float64, (num_native,)),  # by the plan
             ("measured", np.float64, (num_native,)),
+            ("sent", np.float64, (num_native,)),  # to the arms, after all limits; not finite before the first command
             ("why", f"S{WHY_BYTES}"),
         ]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deploy.realtime.cameras import CameraPump
+from deploy.realtime.recorder import Recorder, RecordTo
 from deploy.realtime.supervisor import RunSpec, Supervisor
 from robot_drivers.drivers import open_camera
 
@@ -12,11 +13,17 @@ from robot_drivers.drivers import open_camera
 class Session:
     """Opens the cameras and starts the processes. Use it as a context manager; leaving brings the arms to a stand."""
 
-    def __init__(self, spec: RunSpec, instruction: str = "") -> None:
-        """Returns when the network is warm and the control process ticks, arms holding."""
+    def __init__(self, spec: RunSpec, instruction: str = "", record: RecordTo | None = None) -> None:
+        """Returns when the network is warm and the control process ticks, arms holding.
+
+        With `record` there is a recorder; its episodes begin and end by `recorder`.
+        """
         self.supervisor = Supervisor(spec, instruction)
+        self.recorder: Recorder | None = None
         self._pump: CameraPump | None = None
         try:
+            if record is not None:
+                self.recorder = Recorder(record, self.supervisor.ring_specs())
             cameras = {role: open_camera(spec.robot, role) for role in spec.robot.cameras}
             self._pump = CameraPump(cameras, self.supervisor.push_frame)
             self.supervisor.wait_until_ready()
@@ -33,10 +40,15 @@ class Session:
         return dict(self._pump.problems) if self._pump else {}
 
     def close(self) -> None:
+        """Come to a stand and end everything. An episode that is open ends here, where its pictures do."""
+        if self.recorder is not None:
+            self.recorder.pause()
         if self._pump is not None:
             self._pump.close()
             self._pump = None
         self.supervisor.close()
+        if self.recorder is not None:  # the arms stand: now there is time for the disk
+            self.recorder.close()
 
     def __enter__(self) -> Session:
         return self

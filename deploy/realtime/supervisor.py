@@ -26,7 +26,7 @@ from data_pipeline.schema.embodiment import Embodiment
 from deploy.loop import LoopSettings
 from deploy.realtime import control, inference, records
 from deploy.realtime.clock import now_ns
-from deploy.realtime.memory import Ring
+from deploy.realtime.memory import Ring, RingSpec
 from deploy.realtime.records import text
 from robot_drivers.limits.chain import LimitSettings
 from robot_drivers.types import CameraFrame
@@ -44,6 +44,8 @@ class RunSpec:
     open_backend: str  # "module:function" of (robot, options) -> Backend
     backend_options: dict[str, Any] = field(default_factory=dict)
     open_arm: str = "robot_drivers.drivers:open_arm"  # of (robot, side) -> Arm
+    leader: Embodiment | None = None  # arms that a person leads with; then no policy is asked
+    open_leader: str = "deploy.realtime.follow:open_leader"  # as open_arm
     settings: LoopSettings = field(default_factory=LoopSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     frame_size: tuple[int, int] = (480, 640)  # height and width of the largest picture
@@ -80,7 +82,10 @@ class Supervisor:
             self._order(instruction=instruction.encode(), wanted=records.HOLD)
             specs = {name: self._rings[name].spec for name in sizes}
             plain = robot.to_dict()
-            told = control.ControlSpec(plain, spec.settings, spec.limits, spec.open_arm, specs)
+            leader = spec.leader.to_dict() if spec.leader else None
+            told = control.ControlSpec(
+                plain, spec.settings, spec.limits, spec.open_arm, specs, leader, spec.open_leader
+            )
             asked = inference.InferenceSpec(
                 plain,
                 spec.open_backend,
@@ -175,8 +180,12 @@ class Supervisor:
             }
         return status
 
+    def ring_specs(self) -> dict[str, RingSpec]:
+        """All rings by name, the frames of a camera as "frames of ROLE": for readers in other processes."""
+        return {name: ring.spec for name, ring in self._rings.items()}
+
     def ring(self, name: str) -> Ring:
-        """Another reader of a ring (states, ticks, requests, answers, orders), for recording."""
+        """Another reader of a ring (states, ticks, requests, answers, orders)."""
         return Ring(self._rings[name].spec)
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from deploy.arguments import add_viewing_options, viewing_words
 from deploy.cli import main
+from deploy.realtime.recorder import Recorded
 from deploy.run import run_trials
 
 
@@ -37,6 +38,37 @@ def test_each_trial_has_a_scene_a_run_and_a_stand():
     trials = run_trials(robot, 2, 0.0)
     assert robot.heard == ["scene", "start", "stop"] * 2
     assert [trial.success for trial in trials] == [True, False]
+
+
+class Episodes:
+    """Writes down what it is asked to record."""
+
+    def __init__(self, heard, path="x.mcap"):
+        self._heard, self._path = heard, path
+
+    def begin(self, *, trial=1):
+        self._heard.append(f"begin {trial}")
+        return Recorded(self._path, "recording" if self._path else "not recorded: the disk is full")
+
+    def pause(self):
+        self._heard.append("pause")
+
+    def end(self, *, success):
+        self._heard.append(f"end {success}")
+        return Recorded(self._path, "x.mcap: 10 s" if self._path else "not recorded: the disk is full")
+
+
+def test_a_trial_is_an_episode_from_before_the_start_to_the_stand_with_its_judgement():
+    robot = Robot()
+    run_trials(robot, 1, 0.0, ask=lambda _: False, sleep=lambda _: None, episodes=Episodes(robot.heard))
+    assert robot.heard == ["scene", "begin 1", "start", "stop", "pause", "end False"]
+
+
+def test_a_recording_that_fails_is_told_and_the_trials_go_on(capsys):
+    robot = Robot([True, True])
+    trials = run_trials(robot, 2, 0.0, sleep=lambda _: None, episodes=Episodes([], path=""))
+    assert [trial.success for trial in trials] == [True, True]
+    assert "disk is full" in capsys.readouterr().err
 
 
 def test_a_person_judges_where_nobody_else_can():

@@ -1,4 +1,4 @@
-"""An arm and a policy small enough for processes of a test: a motor that obeys at once, a chunk that leans up."""
+"""Arms and a policy small enough for processes of a test: a motor that obeys, one that sways, a chunk that leans up."""
 
 from __future__ import annotations
 
@@ -48,6 +48,21 @@ def _fault() -> str:
 def open_motor(robot: Embodiment, side: str) -> Motor:
     entries = robot.arm_slice(side)
     return Motor(entries.stop - entries.start)
+
+
+class Swaying(Motor):
+    """Moved by hand: between 0.2 and 0.3 everywhere. The word "let go" is what goes wrong with it."""
+
+    def state(self) -> ArmState:
+        if _fault() == "let go":
+            raise OSError("nobody leads")
+        now = time.monotonic_ns()
+        return ArmState(np.full_like(self.positions, 0.25 + 0.05 * np.sin(now * 1e-9)), now)
+
+
+def open_swaying(robot: Embodiment, side: str) -> Swaying:
+    entries = robot.arm_slice(side)
+    return Swaying(entries.stop - entries.start)
 
 
 class Leaning:

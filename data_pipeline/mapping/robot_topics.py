@@ -1,0 +1,77 @@
+"""The topics under which a robot's recordings stand, and the dataset YAML that reads them: both said once, here.
+
+Steps are those of the instruction's topic, which a recorder writes once every step on an even grid: it never has a gap,
+and what was not measured in time at a step is told and masked. Joints are in SI units with the robot's own signs,
+grippers in their own unit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import yaml
+
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.layout import SLOT_NAMES
+
+MEASURED = "/joint_states"  # JointState, stamped when it was measured
+COMMANDED = "/joint_commands"  # JointState: what was sent to the arms after all limits, stamped for when it was meant
+PLANNED = "/rdt/planned"  # JointState: what the plan wanted before the limits
+CHUNKS = "/rdt/chunks"  # JointTrajectory: what the policy answered
+DECISIONS = "/rdt/decisions"  # String of JSON: modes with their reasons, limits, requests, answers, orders
+INSTRUCTION = "/rdt/instruction"  # String, once every step
+
+MAX_AGE_S = 0.1
+"""A joint state that is older counts for nothing, as for the loop (spec robot_ros2.md section 6)."""
+
+_HEADER = """\
+# How `rdt data convert` reads these recordings. Other ways to say what an action is, or which episodes count:
+# docs/data.md; for instance filter: ["success == true"]
+"""
+
+
+def camera_topic(role: str, *, raw: bool = False) -> str:
+    """CompressedImage, or Image for `raw` pictures."""
+    return f"/cameras/{role}/" + ("image_raw" if raw else "compressed")
+
+
+def dataset_yaml(robot: Embodiment, name: str, *, raw: bool = False) -> str:
+    """The text of the dataset YAML for recordings of a robot in one folder.
+
+    An action is the command that was meant for `action_offset_steps` later, in joints, as the robot's YAML says.
+    """
+    mapping: dict[str, Any] = {
+        "schema": 1,
+        "name": name,
+        "source": {"format": "mcap", "glob": "*.mcap"},
+        "robot": robot.name,
+        "fps": {"from": "timestamps", "field": INSTRUCTION, "resample": robot.rate_hz},
+        "state": _rules(robot, MEASURED, "state"),
+        "action": {
+            "mode": "recorded",
+            "shift": robot.action_offset_steps,
+            "rules": _rules(robot, COMMANDED, "action"),
+        },
+        "cameras": {role: camera_topic(role, raw=raw) for role in robot.cameras},
+        "language": {"fields": [f"{INSTRUCTION}/data"], "capitalise": False, "full_stop": False},
+        "faults": {"nan": "drop_steps"},  # before the first command there is no action
+    }
+    return _HEADER + yaml.safe_dump(mapping, sort_keys=False, default_flow_style=None, width=110)
+
+
+def _rules(robot: Embodiment, topic: str, kind: Literal["state", "action"]) -> list[dict[str, Any]]:
+    ops: list[list[dict[str, Any]]] = []  # of each native entry
+    for arm in robot.arms.values():
+        ops += [[] if joint.sign == 1 else [{"scale": float(joint.sign)}] for joint in arm.joints]
+        if arm.gripper:
+            span = arm.gripper.state_range if kind == "state" else arm.gripper.action_range
+            ops.append([{"range": list(span)}])
+    return [
+        {
+            "to": SLOT_NAMES[slot],
+            "from": f"{topic}/position[{entry}]",
+            "sync": {"how": "linear", "max_age_s": MAX_AGE_S},
+            **({"ops": done} if done else {}),
+        }
+        for entry, (slot, done) in enumerate(zip(robot.slots, ops, strict=True))
+    ]

@@ -1,0 +1,143 @@
+"""`rdt record`: demonstrations by leader arms, an episode file each.
+
+    s       the arms go to the leader and follow it; the episode begins when they have met
+    space   it ends and is kept; the arms hold
+    d       it is discarded; the arms hold
+    q       the end; an open episode is discarded
+
+The arms follow during an episode only. What the keys do are methods, for whoever has other buttons.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import sys
+import termios
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.registry import find_config
+from deploy.doctor import require
+from deploy.graph import over_topics, uses_ros
+from deploy.realtime.follow import NOBODY
+from deploy.realtime.recorder import Recorder, RecordTo, convert_line
+from deploy.realtime.session import Session
+from deploy.realtime.spec import default_settings
+from deploy.realtime.supervisor import RunSpec, Supervisor
+from deploy.run import Processes, body_processes
+
+HELP = "s start, space keep, d discard, q quit"
+POLL_S = 0.05
+
+
+class Demonstrations:
+    """Episodes of a robot that follows a leader."""
+
+    def __init__(self, supervisor: Supervisor, recorder: Recorder, say: Callable[[str], None] = print) -> None:
+        self._supervisor, self._recorder, self._say = supervisor, recorder, say
+        self.num_kept = 0
+        self._is_wanted = self.is_recording = False
+        self._is_running = False
+
+    def start(self) -> None:
+        """Follow, and record from the moment at which the arms have met the leader. Leaves an emergency stop alone."""
+        if not self._is_wanted:
+            self._say("the arms go to the leader")
+            self._supervisor.start()
+            self._is_wanted = True
+
+    def keep(self) -> None:
+        """Hold, and keep the episode."""
+        if self._ended("there is no episode to keep"):
+            recorded = self._recorder.end(success=True)
+            self.num_kept += bool(recorded.path)
+            self._say(recorded.words)
+
+    def discard(self) -> None:
+        """Hold, and leave nothing of the episode."""
+        if self._ended("there is no episode to discard"):
+            self._say(self._recorder.discard().words)
+
+    def update(self) -> None:
+        """Look at the robot; call it often. Raises `RuntimeError` when one of its processes has ended."""
+        self._supervisor.check()
+        status = self._supervisor.status()
+        runs = status["mode"] == "run"
+        if self._is_wanted and self._is_running and not runs:
+            self._say(f"the arms hold: {status['why']}")
+            self._is_running = False
+            self.discard()
+            return
+        self._is_running = runs and self._is_wanted  # a tick of before the order to stop may still say so
+        if self._is_running and not self.is_recording and status["why"].startswith("run"):
+            begun = self._recorder.begin()
+            self.is_recording = bool(begun.path)
+            self._say(begun.words)
+            if not begun.path:
+                self._ended("")
+
+    def _ended(self, otherwise: str) -> bool:
+        """Stop following. False, and what to say, where nothing was being recorded."""
+        was_recording = self.is_recording
+        self._supervisor.stop()
+        if was_recording:
+            self._recorder.pause()
+        elif otherwise:
+            self._say(otherwise)
+        self._is_wanted = self.is_recording = self._is_running = False
+        return was_recording
+
+
+def command(args: argparse.Namespace) -> None:
+    require("recording", {"mcap": "mcap", "rosbags": "rosbags"}, extra="mcap")
+    robot, leader = (Embodiment.from_yaml(find_config("robots", name)) for name in (args.robot, args.leader))
+    if uses_ros(robot) or uses_ros(leader):
+        require("a robot on ROS 2 topics", {"rclpy": "rclpy"})
+    spec = RunSpec(robot=over_topics(robot), leader=leader, open_backend=NOBODY, settings=default_settings(robot))
+    to = RecordTo(robot, Path(args.out), {"leader": leader.name}, args.pictures)
+    with (
+        Processes(body_processes(robot, args)),
+        Session(spec, args.instruction, record=to) as session,
+        keyboard() as key,
+    ):
+        assert session.recorder is not None, "it was asked for"
+        demonstrations = Demonstrations(session.supervisor, session.recorder)
+        print(HELP)
+        lead(demonstrations, key)
+    print(f"{demonstrations.num_kept} demonstrations kept\nnext: {convert_line(to)}")
+
+
+def lead(demonstrations: Demonstrations, key: Callable[[float], str]) -> None:
+    """Obey keys until q. `key` waits for so many seconds and returns what was pressed, "" for nothing."""
+    obey = {"s": demonstrations.start, " ": demonstrations.keep, "d": demonstrations.discard}
+    while (pressed := key(POLL_S)) != "q":
+        obey.get(pressed, lambda: None)()
+        demonstrations.update()
+    if demonstrations.is_recording:
+        demonstrations.discard()
+
+
+@contextmanager
+def keyboard() -> Iterator[Callable[[float], str]]:
+    """Keys as they are pressed, without Enter. The end of the input is a q."""
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor) if os.isatty(descriptor) else None
+
+    def key(seconds: float) -> str:
+        if not select.select([descriptor], [], [], seconds)[0]:
+            return ""
+        pressed = os.read(descriptor, 1)
+        return pressed.decode(errors="ignore") if pressed else "q"
+
+    try:
+        if before is not None:
+            tty.setcbreak(descriptor)
+        yield key
+    finally:
+        if before is not None:
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

@@ -1,0 +1,45 @@
+"""The dataset YAML of a robot's own recordings says what the robot's YAML says.
+
+Run: pytest tests/data_pipeline/mapping/test_robot_topics.py
+"""
+
+import numpy as np
+import pytest
+import yaml
+
+from data_pipeline.mapping import robot_topics as topics
+from data_pipeline.mapping.mapping import Mapping
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.registry import find_config, shipped_configs
+from data_pipeline.sources.raw import RawEpisode
+
+
+@pytest.mark.parametrize("name", sorted(shipped_configs("robots")))
+def test_recorded_positions_become_the_vectors_of_the_robot(name):
+    robot = Embodiment.from_yaml(find_config("robots", name))
+    mapping = Mapping.from_dict(yaml.safe_load(topics.dataset_yaml(robot, "mine")))
+    native = np.random.default_rng(0).uniform(-1, 1, (40, robot.num_native))
+    in_si = native * [
+        {"rad": 1, "m": 1, "deg": np.pi / 180, "mm": 1e-3}[joint.unit] if joint else 1
+        for arm in robot.arms.values()
+        for joint in (*arm.joints, *([None] if arm.gripper else []))
+    ]
+    offset = robot.action_offset_steps
+    raw = RawEpisode(
+        "one",
+        40,
+        {
+            f"{topics.MEASURED}/position": in_si,
+            f"{topics.COMMANDED}/position": in_si,
+            f"{topics.INSTRUCTION}/data": np.array(["lift the cup"] * 40, dtype=object),
+        },
+        metadata={"action_offset_steps": offset},
+        stamps_ns=(np.arange(40) * 1e9 / robot.rate_hz).astype(np.int64),
+    )
+    (mapped,) = [one for one in mapping.apply(raw) if hasattr(one, "episode")]
+    episode = mapped.episode
+    assert episode.instructions == ("lift the cup",)
+    assert episode.action_offset_steps == offset
+    assert np.allclose(episode.states, robot.to_unified(native, "state")[0], atol=1e-5)
+    meant = np.minimum(np.arange(40) + offset, 39)
+    assert np.allclose(episode.actions, robot.to_unified(native[meant], "action")[0], atol=1e-5)

@@ -1,0 +1,147 @@
+"""One toy arm follows another, and what is shown becomes episodes.
+
+Run: pytest tests/deploy/test_demonstrate.py
+"""
+
+import os
+import time
+
+import numpy as np
+import pytest
+
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.registry import find_config
+from deploy.demonstrate import Demonstrations, keyboard, lead
+from deploy.realtime.follow import APPROACHING, NOBODY, FollowLoop, Leader
+from deploy.realtime.recorder import Recorder, RecordTo
+from deploy.realtime.replay import load_episode
+from deploy.realtime.supervisor import RunSpec, Supervisor
+from tests.deploy.realtime.parts import open_motor
+from tests.robots import bimanual
+
+pytest.importorskip("mcap", reason="needs the extra mcap")
+pytest.importorskip("rosbags", reason="needs the extra mcap")
+
+PARTS = "tests.deploy.realtime.parts"
+PATIENCE_S = 60.0
+SIM = Embodiment.from_yaml(find_config("robots", "sim_bimanual"))
+
+
+@pytest.fixture
+def shown(tmp_path, monkeypatch):
+    """(demonstrations, folder, what was said, the file that makes the leader fail)."""
+    monkeypatch.setenv("RDT_TEST_ARM", str(tmp_path / "fault"))
+    spec = RunSpec(
+        robot=SIM,
+        leader=SIM,
+        open_arm=f"{PARTS}:open_motor",
+        open_leader=f"{PARTS}:open_swaying",
+        open_backend=NOBODY,
+        frame_size=(64, 64),
+    )
+    said = []
+    with Supervisor(spec, "sway") as supervisor:
+        recorder = Recorder(RecordTo(SIM, tmp_path / "demos"), supervisor.ring_specs())
+        supervisor.wait_until_ready()
+        yield Demonstrations(supervisor, recorder, said.append), tmp_path / "demos", said, tmp_path / "fault"
+        recorder.close()
+
+
+def press(demonstrations, *steps):
+    """Keys, and conditions to wait for between them."""
+    steps, until = list(steps), time.monotonic() + PATIENCE_S
+
+    def key(seconds):
+        assert time.monotonic() < until, "it did not come about"
+        time.sleep(seconds)
+        if not steps:
+            return "q"
+        if callable(steps[0]):
+            if steps[0]():
+                steps.pop(0)
+            return ""
+        return steps.pop(0)
+
+    lead(demonstrations, key)
+
+
+def after(seconds):
+    """True once it has been asked for so long."""
+    begun = []
+    return lambda: (begun or begun.append(time.monotonic()) or begun) and time.monotonic() - begun[0] > seconds
+
+
+def test_what_is_kept_is_an_episode_that_begins_at_the_leader_and_what_is_discarded_leaves_nothing(shown):
+    demonstrations, folder, said, _ = shown
+    recording = lambda: demonstrations.is_recording  # noqa: E731
+    press(demonstrations, "s", recording, "d", "s", recording, after(2.0), " ", " ")
+    assert [path.name for path in folder.glob("*.mcap")] == ["episode_0000.mcap"]
+    assert demonstrations.num_kept == 1
+    assert "discarded" in said
+    assert said[-1] == "there is no episode to keep"
+    episode = load_episode(folder / "episode_0000.mcap", SIM)
+    assert episode.instructions == ("sway",)
+    for native in (SIM.from_unified(episode.states, "state"), SIM.from_unified(episode.actions)):
+        assert 0.15 <= native.min() <= native.max() <= 0.31  # not the way from 0 to the leader
+
+
+def test_a_leader_that_fails_ends_in_holding_and_the_episode_is_discarded(shown):
+    demonstrations, folder, said, fault = shown
+    press(
+        demonstrations,
+        "s",
+        lambda: demonstrations.is_recording,
+        lambda: fault.write_text("let go"),
+        lambda: not demonstrations.is_recording,
+    )
+    assert any("nobody leads" in words for words in said)
+    assert not list(folder.glob("*.mcap"))
+
+
+def test_the_way_to_the_leader_is_slow_and_a_leader_that_jumps_is_approached_again():
+    leader = Leader(SIM, SIM, open_motor)
+    robot = bimanual()
+    loop = FollowLoop(robot, leader, settings=RunSpec(robot=robot, open_backend=NOBODY).settings)
+    at, period = np.zeros(SIM.num_native), 20_000_000
+
+    def tick():
+        nonlocal at
+        now = time.monotonic_ns()
+        loop.push_state(at, now - period, now)
+        tick = loop.tick(now)
+        moved, at = tick.positions - at, tick.positions
+        return np.abs(moved).max(), tick.why
+
+    def put(value):
+        for arm in leader._arms._arms.values():
+            arm.positions[:] = value
+
+    loop.start()
+    put(0.2)
+    moved, why = tick()
+    assert moved == pytest.approx(0.3 / 50)
+    assert why == APPROACHING
+    assert [tick()[1] for _ in range(40)][-1] == "run"
+    put(0.3)
+    assert tick() == (pytest.approx(0.1), "run")  # as fast as the leader: the limits follow
+    put(0.9)
+    moved, why = tick()
+    assert moved == pytest.approx(0.3 / 50)
+    assert why == APPROACHING
+
+
+def test_a_leader_with_other_joints_is_refused():
+    raw = SIM.to_dict()
+    del raw["arms"]["left"]
+    with pytest.raises(ValueError, match="other slots"):
+        Leader(Embodiment.from_dict(raw), SIM, open_motor)
+
+
+def test_keys_come_one_by_one_and_the_end_of_the_input_is_the_end(monkeypatch):
+    there, here = os.pipe()
+    os.write(here, b"s d")
+    os.close(here)
+    with os.fdopen(there) as pipe:
+        monkeypatch.setattr("sys.stdin", pipe)
+        with keyboard() as key:
+            assert [key(0.1) for _ in range(4)] == ["s", " ", "d", "q"]
