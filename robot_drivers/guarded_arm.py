@@ -40,6 +40,7 @@ class GuardedArm:
     _wanted: np.ndarray  # the last command before any limit
     _measured: np.ndarray  # the last finite measurement, in command units
     _measured_ns: int | None
+    _stands: bool  # told to hold and at rest, or never commanded
 
     def __init__(self, arm: Arm, bounds: Bounds, settings: LimitSettings | None = None, rate_hz: float = 50.0) -> None:
         if not rate_hz > 0:
@@ -127,12 +128,14 @@ class GuardedArm:
                     raise ArmFaultError(self._fault, self._arm_now())
                 return tuple(changes)
         self._wanted = wanted
+        self._stands = False
         self._send(positions, (positions - motion.sent) / motion.dt_s, command.stamp_ns)
         return tuple(changes)
 
     def hold(self) -> None:
         """Brake and stay. Call it every period while the arm shall hold. Allowed at any time."""
         self._brake(self._sent_ns + self._period_ns if self._velocity.any() else self._sent_ns)
+        self._stands = not self._velocity.any()
 
     def reset(self) -> None:
         """Forget faults and set-points: the next command is limited from the measured position."""
@@ -141,6 +144,7 @@ class GuardedArm:
         self._fault = None
         self._sent, self._velocity, self._sent_ns = None, rest, 0
         self._wanted, self._measured, self._measured_ns = rest, rest, None
+        self._stands = True
 
     def close(self) -> None:
         """Hold, then let go of the driver."""
@@ -153,13 +157,13 @@ class GuardedArm:
         age_s = math.inf if self._measured_ns is None else (stamp_ns - self._measured_ns) * 1e-9
         if self._sent is None:
             start, period_s = self._measured, self._period_ns * 1e-9
-            return Motion(start, self._velocity, wanted, start, start, age_s, period_s)
+            return Motion(start, self._velocity, wanted, start, start, age_s, period_s, True)
         elapsed_ns = stamp_ns - self._sent_ns
         if elapsed_ns > GAP_PERIODS * self._period_ns:
             self._velocity = np.zeros_like(self._velocity)
-            self._wanted = self._sent
+            self._wanted, self._stands = self._sent, True
         dt_s = min(elapsed_ns, self._period_ns) * 1e-9
-        return Motion(self._sent, self._velocity, wanted, self._wanted, self._measured, age_s, dt_s)
+        return Motion(self._sent, self._velocity, wanted, self._wanted, self._measured, age_s, dt_s, self._stands)
 
     def _brake(self, stamp_ns: int) -> None:
         """One period of braking at the joints' limit; at rest, the last set-point again."""

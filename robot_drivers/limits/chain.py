@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from robot_drivers.limits.acceleration import AccelerationLimit
+from robot_drivers.limits.approach import ApproachLimit
 from robot_drivers.limits.bounds import Bounds
 from robot_drivers.limits.finite import FiniteLimit
 from robot_drivers.limits.limit import Limit
@@ -16,13 +17,15 @@ from robot_drivers.limits.velocity import VelocityLimit
 
 @dataclass(frozen=True, kw_only=True)
 class LimitSettings:
-    """What is not a constant of the robot. The defaults are for real motors."""
+    """What is not a constant of the robot. The defaults are for real motors: whoever drives a simulated one in
+    lockstep, where nothing can break and figures are compared, says so."""
 
     margin_rad: float = 0.05  # kept free at both ends of each joint's range
     hold_after_s: float = 0.1  # age of the joint state at which the arm holds
     fault_after_s: float = 0.5  # ... at which it stays so until reset
     tracking_rad: float = 0.3  # distance from the set-point that counts as stuck; inf: do not look
     tracking_s: float = 0.25  # for this long
+    approach_rad_s: float = 0.3  # speed of the first motion until the command is met; inf: no approach
 
 
 def build_limits(bounds: Bounds, settings: LimitSettings) -> tuple[Limit, ...]:
@@ -32,6 +35,7 @@ def build_limits(bounds: Bounds, settings: LimitSettings) -> tuple[Limit, ...]:
         FiniteLimit(),
         TrackingLimit(bounds, settings.tracking_rad, settings.tracking_s),
         PositionLimit(bounds, settings.margin_rad),
+        ApproachLimit(bounds, settings.approach_rad_s),
         VelocityLimit(bounds),
         AccelerationLimit(bounds, settings.margin_rad),
     )
