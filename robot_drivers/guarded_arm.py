@@ -8,6 +8,7 @@ set-point, torque on.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from robot_drivers.errors import ArmFaultError, CommandError, DriverError, Robot
 from robot_drivers.limits.bounds import Bounds
 from robot_drivers.limits.chain import LimitSettings, build_limits
 from robot_drivers.limits.limit import Change, Limit, Motion
+from robot_drivers.limits.workspace import Geometry
 from robot_drivers.types import ArmCommand, ArmState
 
 HOLDING = "holding where it is, torque on"
@@ -42,12 +44,20 @@ class GuardedArm:
     _measured_ns: int | None
     _stands: bool  # told to hold and at rest, or never commanded
 
-    def __init__(self, arm: Arm, bounds: Bounds, settings: LimitSettings | None = None, rate_hz: float = 50.0) -> None:
+    def __init__(
+        self,
+        arm: Arm,
+        bounds: Bounds,
+        settings: LimitSettings | None = None,
+        rate_hz: float = 50.0,
+        geometry: Geometry | None = None,
+    ) -> None:
         if not rate_hz > 0:
             raise ValueError(f"rate_hz must be positive, got {rate_hz}")
         self._arm = arm
         self._bounds = bounds
         self._settings = settings or LimitSettings()
+        self._geometry = geometry  # None: nobody knows where its tools are
         self._period_ns = round(1e9 / rate_hz)
         self.reset()
 
@@ -61,7 +71,7 @@ class GuardedArm:
         rate_hz: float = 50.0,
     ) -> GuardedArm:
         """Guard one arm with the limits in the robot's YAML."""
-        return cls(arm, Bounds.of(robot, side), settings, rate_hz)
+        return cls(arm, Bounds.of(robot, side), settings, rate_hz, geometry_of(robot, [side]))
 
     @property
     def fault(self) -> str | None:
@@ -140,7 +150,7 @@ class GuardedArm:
     def reset(self) -> None:
         """Forget faults and set-points: the next command is limited from the measured position."""
         rest = np.zeros(self._bounds.num_entries)
-        self._limits = build_limits(self._bounds, self._settings)
+        self._limits = build_limits(self._bounds, self._settings, self._geometry)
         self._fault = None
         self._sent, self._velocity, self._sent_ns = None, rest, 0
         self._wanted, self._measured, self._measured_ns = rest, rest, None
@@ -204,6 +214,15 @@ class GuardedArm:
 
     def _arm_now(self) -> str:
         return "braking to a stand" if self.is_moving else HOLDING
+
+
+def geometry_of(robot: Embodiment, sides: Sequence[str]) -> Geometry | None:
+    """What the section `kinematics` of a robot's YAML says about these arms; `None` where it says nothing."""
+    if robot.kinematics is None or not set(sides) & set(robot.kinematics.arms):
+        return None
+    from robot_drivers.pinocchio_arms import PinocchioArms
+
+    return PinocchioArms(robot, sides)
 
 
 def _words(error: Exception) -> str:

@@ -13,6 +13,7 @@ from robot_drivers.limits.position import PositionLimit
 from robot_drivers.limits.staleness import StalenessLimit
 from robot_drivers.limits.tracking import TrackingLimit
 from robot_drivers.limits.velocity import VelocityLimit
+from robot_drivers.limits.workspace import Geometry, WorkspaceLimit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +29,10 @@ class LimitSettings:
     approach_rad_s: float = 0.3  # speed of the first motion until the command is met; inf: no approach
 
 
-def build_limits(bounds: Bounds, settings: LimitSettings) -> tuple[Limit, ...]:
-    """Who may say no comes first; of those that move a command, the last has the last word."""
-    return (
+def build_limits(bounds: Bounds, settings: LimitSettings, geometry: Geometry | None = None) -> tuple[Limit, ...]:
+    """Who may say no comes first; of those that move a command, the last has the last word. The workspace, where it is
+    known, judges what they have made of it."""
+    limits: tuple[Limit, ...] = (
         StalenessLimit(settings.hold_after_s, settings.fault_after_s),
         FiniteLimit(),
         TrackingLimit(bounds, settings.tracking_rad, settings.tracking_s),
@@ -39,3 +41,4 @@ def build_limits(bounds: Bounds, settings: LimitSettings) -> tuple[Limit, ...]:
         VelocityLimit(bounds),
         AccelerationLimit(bounds, settings.margin_rad),
     )
+    return limits if geometry is None else (*limits, WorkspaceLimit(bounds, geometry))
