@@ -175,6 +175,10 @@ class Supervisor:
             }
         return status
 
+    def process_id(self, name: str) -> int | None:
+        """Of `control` or `inference`, to look at it from outside."""
+        return self._processes[name].pid
+
     def ring(self, name: str) -> Ring:
         """Another reader of a ring (states, ticks, requests, answers, orders), for recording."""
         return Ring(self._rings[name].spec)
