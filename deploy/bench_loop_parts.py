@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ HORIZON = 64
 AMPLITUDE_RAD, OMEGA_PER_S = 0.15, 3.0  # of the wave: 0.45 rad/s at most, never a jump away from where the arm is
 BARE = np.dtype([("lateness_ns", np.int64), ("missed", np.int64)])
 SILENCE = "silence_file"
+RAISED = np.tile([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.5], 2)  # a pair of ViperX, ready
 
 
 def bench_robot(silence: Path) -> Embodiment:
@@ -29,16 +32,28 @@ def bench_robot(silence: Path) -> Embodiment:
     return Embodiment.from_dict(robot)
 
 
+def with_kinematics(robot: Embodiment) -> Embodiment:
+    """A pair of ViperX where gym-aloha's scene has them: face to face, 0.938 m apart, the table at z = 0."""
+    model = find_config("robots", "aloha_viperx").parents[2] / "assets/robots/viperx_300s.urdf"
+    arm = {"model": str(model), "tool_frame": "gripper_link", "tool_offset_m": [0.135, 0.0, 0.0]}
+    arms = {
+        "left": {**arm, "base_m": [-0.469, 0.5, 0.0]},
+        "right": {**arm, "base_m": [0.469, 0.5, 0.0], "base_rpy_rad": [0.0, 0.0, math.pi]},
+    }
+    box = {"box_low_m": [-0.6, 0.0, 0.02], "box_high_m": [0.6, 1.0, 0.8]}
+    return Embodiment.from_dict({**robot.to_dict(), "kinematics": {"arms": arms, **box}})
+
+
 class ObedientMotor:
     """Is where it was told to be."""
 
-    def __init__(self, entries: int, silence: Path) -> None:
-        self._positions, self._silence = np.zeros(entries), silence
-        self._last = ArmState(self._positions, now_ns())
+    def __init__(self, positions: np.ndarray, silence: Path, clock: Callable[[], int] = now_ns) -> None:
+        self._positions, self._silence, self._clock = positions, silence, clock
+        self._last = ArmState(self._positions, clock())
 
     def state(self) -> ArmState:
         if not self._silence.exists():
-            self._last = ArmState(self._positions.copy(), now_ns())
+            self._last = ArmState(self._positions.copy(), self._clock())
         return self._last
 
     def command(self, command: ArmCommand) -> None:
@@ -52,7 +67,7 @@ class ObedientMotor:
 
 
 def open_motor(robot: Embodiment, side: str) -> ObedientMotor:
-    return ObedientMotor(robot.arms[side].num_entries, Path(robot.arms[side].connection[SILENCE]))
+    return ObedientMotor(np.zeros(robot.arms[side].num_entries), Path(robot.arms[side].connection[SILENCE]))
 
 
 class WavePolicy:

@@ -7,6 +7,7 @@ with the other: tool points have a distance of their own, and hands meet to hand
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,7 @@ class PinocchioArms:
             self._add(side, robot.kinematics.arms[side])
         self._data = self._model.createData()
         self._q = self._pin.neutral(self._model)
-        self._tools = [(self._model.getFrameId(_tool(side)), robot.kinematics.arms[side]) for side in modelled]
-        self._offsets = [np.array(arm.tool_offset_m) for _, arm in self._tools]
+        self._tools = [self._tool_point(side) for side in modelled]
 
         entries, angles, circles = (
             [],
@@ -77,26 +77,22 @@ class PinocchioArms:
             q[self._angles] = values
         pin.forwardKinematics(self._model, self._data, q)
         tools = self._tool_points()
-        inside = [float(min((tool - self._box[0]).min(), (self._box[1] - tool).min())) for tool in tools]
+        inside = np.minimum(tools - self._box[0], self._box[1] - tools).min(axis=1)
         if self._distances is None:
-            return np.array(inside)
+            return inside
         model, data = self._distances
         pin.updateGeometryPlacements(self._model, self._data, model, data)
         links = data.distanceResults[pin.computeDistances(model, data)].min_distance  # it returns the closest pair
-        apart = float(np.linalg.norm(tools[0] - tools[1]))
+        apart = math.dist(tools[0], tools[1])
         return np.array([*inside, apart - self._rules.tools_apart_m, links - self._rules.links_apart_m])
 
     def tools(self, positions: np.ndarray) -> np.ndarray:
         """Tool points (arms, 3) in m, in the world."""
         self.room(positions)
-        return np.array(self._tool_points())
+        return self._tool_points()
 
-    def _tool_points(self) -> list[np.ndarray]:
-        points = []
-        for (frame, _), offset in zip(self._tools, self._offsets, strict=True):
-            placement = self._pin.updateFramePlacement(self._model, self._data, frame)
-            points.append(placement.rotation @ offset + placement.translation)
-        return points
+    def _tool_points(self) -> np.ndarray:
+        return np.array([self._data.oMi[joint].act(point) for joint, point in self._tools])
 
     def _add(self, side: str, arm: ArmModel) -> None:
         """Append one arm, its names after its side."""
@@ -119,16 +115,23 @@ class PinocchioArms:
         base = pin.SE3(pin.rpy.rpyToMatrix(*arm.base_rpy_rad), np.array(arm.base_m))
         self._model = pin.appendModel(self._model, part, 0, base)
 
+    def _tool_point(self, side: str) -> tuple[int, np.ndarray]:
+        """The joint that carries the tool, and the tool point (3,) in that joint's frame."""
+        frame = self._model.frames[self._model.getFrameId(_tool(side))]
+        return frame.parentJoint, frame.placement.act(np.array(self._rules.arms[side].tool_offset_m))
+
     def _joint(self, side: str, name: str) -> int:
         if not self._model.existJointName(f"{side}/{name}"):
             known = [known.removeprefix(f"{side}/") for known in self._model.names if known.startswith(f"{side}/")]
             raise ValueError(f"kinematics.arms.{side}: the model has joints {known}, not {name!r}: see `joints` there")
-        return self._model.getJointId(f"{side}/{name}")
+        number = self._model.getJointId(f"{side}/{name}")
+        if self._model.joints[number].shortname().startswith("JointModelP"):
+            raise ValueError(f"kinematics.arms.{side}: joint {name!r} slides; only joints that turn are known here")
+        return number
 
     def _reach(self, row: int, chain: list[int]) -> np.ndarray:
         """For each joint of an arm, m: how far from its axis the arm behind it can be, stretched out."""
-        frame, _ = self._tools[row]
-        hand = self._model.frames[frame].placement.act(self._offsets[row])
+        _, hand = self._tools[row]
         links = [self._model.jointPlacements[joint].translation for joint in chain[1:]]
         return np.cumsum([np.linalg.norm(link) for link in (hand, *reversed(links))])[::-1]
 
@@ -136,11 +139,9 @@ class PinocchioArms:
         """Capsules from joint to joint and from the last one to the tool, and all pairs of two arms but the hands."""
         pin, model, shapes = self._pin, self._model, self._pin.GeometryModel()
         numbers: dict[str, list[int]] = {}
-        for side, (frame, _), offset in zip(sides, self._tools, self._offsets, strict=True):
-            chain = joints[side]
-            ends = [(model.parents[child], model.jointPlacements[child].translation) for child in chain]
-            hand = model.frames[frame]
-            ends.append((hand.parentJoint, hand.placement.act(offset)))
+        for side, hand in zip(sides, self._tools, strict=True):
+            ends = [(model.parents[child], model.jointPlacements[child].translation) for child in joints[side]]
+            ends.append(hand)
             origin = np.array(self._rules.arms[side].base_m)
             numbers[side] = []
             for i, (parent, end) in enumerate(ends):

@@ -84,3 +84,12 @@ def test_the_session_of_the_bench_moves_stops_and_holds(tmp_path):
         assert over["chunks"] > 0
         assert bench_loop.measure_stops(supervisor)["ticks"] >= 1
         assert bench_loop.measure_state_loss(supervisor, silence)["to_hold"] > 0
+
+
+def test_the_bench_commands_what_no_limit_changes():
+    assert set(bench_loop.measure_limits(200)) == {"p50", "p99"}
+
+
+def test_the_workspace_of_the_bench_holds_the_wave_too():
+    pytest.importorskip("pinocchio")
+    assert bench_loop.measure_limits(200, workspace=True)

@@ -4,6 +4,7 @@ Run: pytest tests/robot_drivers/test_pinocchio_arms.py
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.schema.embodiment import Embodiment
+from deploy.bench_loop_parts import with_kinematics
 from robot_drivers.bimanual import Bimanual
 from robot_drivers.guarded_arm import GuardedArm
 from robot_drivers.limits.chain import LimitSettings
 from robot_drivers.types import ArmState
-from tests.robots import VIPERX, bimanual, with_kinematics
+from tests.robots import bimanual
 
 pytest.importorskip("pinocchio")
 from robot_drivers.pinocchio_arms import PinocchioArms
@@ -83,7 +85,7 @@ def test_no_joint_uses_up_more_room_than_its_sway(arms, seed):
 
 
 def test_a_model_that_lacks_something_says_what_it_has():
-    arm = {**VIPERX, "base_m": [0, 0, 0]}
+    arm = ROBOT.to_dict()["kinematics"]["arms"]["left"]
     for key, value, message in (
         ("tool_frame", "gripper", "tool_frame: .*has .*'gripper_link'.*not 'gripper'"),
         ("joints", [*"abcdef"], "model has joints .*'waist'.*not 'a'"),
@@ -91,6 +93,19 @@ def test_a_model_that_lacks_something_says_what_it_has():
     ):
         with pytest.raises(ValueError, match=message):
             PinocchioArms(changed(arms={"left": {**arm, key: value}}), ["left", "right"])
+
+
+def test_joints_without_an_end_turn_alike_and_sliding_ones_are_refused(arms, tmp_path):
+    arm = ROBOT.to_dict()["kinematics"]["arms"]["left"]
+    text = Path(arm["model"]).read_text()
+    file = tmp_path / "arm.urdf"
+    file.write_text(text.replace('name="waist" type="revolute"', 'name="waist" type="continuous"'))
+    turning = PinocchioArms(changed(arms={"left": {**arm, "model": str(file)}}), ["left", "right"])
+    native = np.random.default_rng(1).uniform(-1, 1, 14)
+    assert turning.tools(native)[0] == pytest.approx(arms.tools(native)[0])
+    file.write_text(text.replace('name="waist" type="revolute"', 'name="waist" type="prismatic"'))
+    with pytest.raises(ValueError, match="joint 'waist' slides"):
+        PinocchioArms(changed(arms={"left": {**arm, "model": str(file)}}), ["left", "right"])
 
 
 class FakeArm:

@@ -12,7 +12,8 @@ import yaml
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.kinematics import Kinematics
-from tests.robots import bimanual, with_kinematics
+from deploy.bench_loop_parts import with_kinematics
+from tests.robots import bimanual
 
 RAW = {"arms": {"left": {"model": "arm.urdf", "tool_frame": "hand"}}}
 
