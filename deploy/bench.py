@@ -18,6 +18,7 @@ BENCHES = {
     "infer": "deploy.bench_infer:bench",
     "data": "deploy.bench_data:bench",
     "train": "deploy.bench_train:bench",
+    "loop": "deploy.bench_loop:bench",
 }
 """Word after `rdt bench` -> function of the parsed arguments that prints its table and returns the figures."""
 

@@ -259,6 +259,14 @@ def build_parser() -> argparse.ArgumentParser:
     bench_train.add_argument("--json", metavar="FILE", help="write the figures there too")
     _add_device(bench_train)
 
+    bench_loop = bench_commands.add_parser(
+        "loop",
+        help="the control loop beside a busy policy: lateness against a bare loop, overhead, stopping, seams",
+    )
+    bench_loop.add_argument("--hz", type=_POSITIVE, default=200, metavar="N", help="ticks a second (default: 200)")
+    bench_loop.add_argument("--seconds", type=_POSITIVE, default=8, metavar="N", help="of each measurement")
+    bench_loop.add_argument("--json", metavar="FILE", help="write the figures there too")
+
     commands.add_parser("doctor", help="versions, devices, rendering, extras: what is missing and how to get it")
     return parser
 

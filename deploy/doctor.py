@@ -42,6 +42,7 @@ EXTRAS = {
     "realsense": ("pyrealsense2",),
     "usb_cameras": ("opencv-python-headless",),
     "urdf": ("yourdfpy",),
+    "workspace": ("pin",),
     "piper": ("piper-sdk", "python-can"),
 }
 SPEED = ("flash-attn", "torchao")  # picked up where installed; flash-attn has to be built for the machine

@@ -7,6 +7,7 @@
     ~/start, ~/stop, ~/reset, ~/estop   std_srvs/Trigger         ~/set_estop   std_srvs/SetBool
     ~/begin_episode, ~/pause_episode, ~/discard_episode   Trigger; ~/end_episode   SetBool: did it succeed? (`--record`)
     ~/instruction               std_msgs/String, in              ~/estopped    std_msgs/Bool, latched, out
+    /estop                      std_msgs/Bool, in: a button; true stops, and nothing is reset until it says false
     /diagnostics                diagnostic_msgs/DiagnosticArray, twice a second
     http://127.0.0.1:PORT/      the operator page (`deploy/operator/page.py`), while configured
 
@@ -73,9 +74,12 @@ class PolicyNode(LifecycleNode):
         self._lock = threading.Lock()
         self._is_active = False
         self._mode = ""
+        self._is_pressed = False
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", quality("reliable", 10))
         self._estopped = self.create_publisher(Bool, "~/estopped", quality("reliable", latched=True))
         self.create_subscription(String, "~/instruction", self._instruct, quality("reliable"))
+        for latched in (True, False):  # a latched reader hears what was said before it came, but no plain writer
+            self.create_subscription(Bool, "/estop", self._hear_button, quality("reliable", latched=latched))
         for name, order in (("start", self._start), ("stop", self._stop), ("reset", self._reset)):
             self.create_service(Trigger, f"~/{name}", self._service(order))
         self.create_service(Trigger, "~/estop", self._service(self._estop))
@@ -106,6 +110,8 @@ class PolicyNode(LifecycleNode):
         with self._lock:
             self.session = session
         self._estopped.publish(Bool(data=False))
+        if self._is_pressed:
+            self._estop(session)
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -147,6 +153,8 @@ class PolicyNode(LifecycleNode):
         return "stopping"
 
     def _reset(self, session: Session) -> str:
+        if self._is_pressed:
+            raise ValueError("the topic /estop still says true: release the button first")
         session.supervisor.reset()
         self._estopped.publish(Bool(data=False))
         return "holding"
@@ -187,6 +195,11 @@ class PolicyNode(LifecycleNode):
 
     def _set_estop(self, request: Any, answer: Any) -> Any:
         return self._service(self._estop if request.data else self._reset)(request, answer)
+
+    def _hear_button(self, message: Bool) -> None:
+        self._is_pressed = bool(message.data)
+        if self._is_pressed and self.session:
+            self._estop(self.session)
 
     def _instruct(self, message: String) -> None:
         if self.session:

@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipeline.schema.embodiment import Embodiment
 from robot_drivers.arm import Arm
-from robot_drivers.guarded_arm import GuardedArm
+from robot_drivers.guarded_arm import GuardedArm, geometry_of
 from robot_drivers.limits.bounds import Bounds
 from robot_drivers.limits.chain import LimitSettings
 from robot_drivers.limits.limit import Change
@@ -72,7 +72,7 @@ class Bimanual:
         group = ArmGroup(
             {side: arms[side] for side in robot.arms}, {side: robot.arm_slice(side) for side in robot.arms}
         )
-        self._guard = GuardedArm(group, bounds, settings, rate_hz)
+        self._guard = GuardedArm(group, bounds, settings, rate_hz, geometry_of(robot, list(robot.arms)))
         self._unit = None if (bounds.unit == 1).all() else bounds.unit
         self._names = bounds.names
 

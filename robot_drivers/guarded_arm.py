@@ -8,6 +8,7 @@ set-point, torque on.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from robot_drivers.errors import ArmFaultError, CommandError, DriverError, Robot
 from robot_drivers.limits.bounds import Bounds
 from robot_drivers.limits.chain import LimitSettings, build_limits
 from robot_drivers.limits.limit import Change, Limit, Motion
+from robot_drivers.limits.workspace import Geometry
 from robot_drivers.types import ArmCommand, ArmState
 
 HOLDING = "holding where it is, torque on"
@@ -40,13 +42,22 @@ class GuardedArm:
     _wanted: np.ndarray  # the last command before any limit
     _measured: np.ndarray  # the last finite measurement, in command units
     _measured_ns: int | None
+    _stands: bool  # told to hold and at rest, or never commanded
 
-    def __init__(self, arm: Arm, bounds: Bounds, settings: LimitSettings | None = None, rate_hz: float = 50.0) -> None:
+    def __init__(
+        self,
+        arm: Arm,
+        bounds: Bounds,
+        settings: LimitSettings | None = None,
+        rate_hz: float = 50.0,
+        geometry: Geometry | None = None,
+    ) -> None:
         if not rate_hz > 0:
             raise ValueError(f"rate_hz must be positive, got {rate_hz}")
         self._arm = arm
         self._bounds = bounds
         self._settings = settings or LimitSettings()
+        self._geometry = geometry  # None: nobody knows where its tools are
         self._period_ns = round(1e9 / rate_hz)
         self.reset()
 
@@ -60,7 +71,7 @@ class GuardedArm:
         rate_hz: float = 50.0,
     ) -> GuardedArm:
         """Guard one arm with the limits in the robot's YAML."""
-        return cls(arm, Bounds.of(robot, side), settings, rate_hz)
+        return cls(arm, Bounds.of(robot, side), settings, rate_hz, geometry_of(robot, [side]))
 
     @property
     def fault(self) -> str | None:
@@ -127,20 +138,23 @@ class GuardedArm:
                     raise ArmFaultError(self._fault, self._arm_now())
                 return tuple(changes)
         self._wanted = wanted
+        self._stands = False
         self._send(positions, (positions - motion.sent) / motion.dt_s, command.stamp_ns)
         return tuple(changes)
 
     def hold(self) -> None:
         """Brake and stay. Call it every period while the arm shall hold. Allowed at any time."""
         self._brake(self._sent_ns + self._period_ns if self._velocity.any() else self._sent_ns)
+        self._stands = not self._velocity.any()
 
     def reset(self) -> None:
         """Forget faults and set-points: the next command is limited from the measured position."""
         rest = np.zeros(self._bounds.num_entries)
-        self._limits = build_limits(self._bounds, self._settings)
+        self._limits = build_limits(self._bounds, self._settings, self._geometry)
         self._fault = None
         self._sent, self._velocity, self._sent_ns = None, rest, 0
         self._wanted, self._measured, self._measured_ns = rest, rest, None
+        self._stands = True
 
     def close(self) -> None:
         """Hold, then let go of the driver."""
@@ -153,13 +167,13 @@ class GuardedArm:
         age_s = math.inf if self._measured_ns is None else (stamp_ns - self._measured_ns) * 1e-9
         if self._sent is None:
             start, period_s = self._measured, self._period_ns * 1e-9
-            return Motion(start, self._velocity, wanted, start, start, age_s, period_s)
+            return Motion(start, self._velocity, wanted, start, start, age_s, period_s, True)
         elapsed_ns = stamp_ns - self._sent_ns
         if elapsed_ns > GAP_PERIODS * self._period_ns:
             self._velocity = np.zeros_like(self._velocity)
-            self._wanted = self._sent
+            self._wanted, self._stands = self._sent, True
         dt_s = min(elapsed_ns, self._period_ns) * 1e-9
-        return Motion(self._sent, self._velocity, wanted, self._wanted, self._measured, age_s, dt_s)
+        return Motion(self._sent, self._velocity, wanted, self._wanted, self._measured, age_s, dt_s, self._stands)
 
     def _brake(self, stamp_ns: int) -> None:
         """One period of braking at the joints' limit; at rest, the last set-point again."""
@@ -200,6 +214,15 @@ class GuardedArm:
 
     def _arm_now(self) -> str:
         return "braking to a stand" if self.is_moving else HOLDING
+
+
+def geometry_of(robot: Embodiment, sides: Sequence[str]) -> Geometry | None:
+    """What the section `kinematics` of a robot's YAML says about these arms; `None` where it says nothing."""
+    if robot.kinematics is None or not set(sides) & set(robot.kinematics.arms):
+        return None
+    from robot_drivers.pinocchio_arms import PinocchioArms
+
+    return PinocchioArms(robot, sides)
 
 
 def _words(error: Exception) -> str:

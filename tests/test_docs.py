@@ -15,6 +15,7 @@ import yaml
 from data_pipeline.mapping import op_syntax
 from data_pipeline.mapping.expressions import Condition
 from data_pipeline.mapping.mapping import Mapping
+from data_pipeline.schema.kinematics import Kinematics
 from deploy.cli import build_parser
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,12 @@ def test_the_dataset_yaml_of_the_guide_is_one():
     (text,) = blocks(ROOT / "docs/data.md", "yaml")
     mapping = Mapping.from_dict(yaml.safe_load(text))
     assert mapping.state.slots() == {*range(6), 10, *range(50, 56), 60}
+
+
+def test_the_kinematics_of_the_guide_are_a_robots():
+    (text,) = blocks(ROOT / "docs/realtime.md", "yaml")
+    kinematics = Kinematics.from_dict(yaml.safe_load(text)["kinematics"]).beside(ROOT / "configs/robots")
+    assert all(Path(arm.model).is_file() for arm in kinematics.arms.values())
 
 
 def test_operations_and_filters_of_the_guide_are_known():

@@ -43,6 +43,8 @@ CONFINED = {
     "timm": ("rdt/encoders/timm_vision.py",),
     "yourdfpy": ("deploy/urdf.py",),
     "rerun": ("deploy/data/rerun_view.py", "deploy/operator/rerun_log.py"),
+    "pinocchio": ("robot_drivers/pinocchio_arms.py",),
+    "coal": ("robot_drivers/pinocchio_arms.py",),
     "websockets": ("deploy/serve/",),
     "msgpack": ("deploy/serve/",),
 }

@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from data_pipeline.schema.fields import fields_of, mapping, number, pair, plain, positive
+from data_pipeline.schema.kinematics import Kinematics
 from data_pipeline.schema.layout import NUM_SLOTS, SLOT_NAMES, SLOT_UNITS, slot_index
-from data_pipeline.schema.registry import check_keys, read_yaml
+from data_pipeline.schema.registry import read_yaml
 from data_pipeline.schema.types import CAMERA_ROLES, check_action_offset
 
 Kind = Literal["state", "action"]
@@ -98,6 +100,7 @@ class Embodiment:
     control: Literal["joint", "eef"] = "joint"
     action_offset_steps: int = 0  # action[t] is meant for step t + this; 1 where it is the next state
     compat: str | None = None  # a named deviation of published code that this robot's data needs
+    kinematics: Kinematics | None = field(default=None, compare=False)  # where the arms stand; None: nobody knows
 
     def __post_init__(self) -> None:
         _check(self)
@@ -107,35 +110,39 @@ class Embodiment:
         """Read a robot YAML (v1, `configs/robots/`). Raises `ValueError` that names file and key."""
         raw = read_yaml(path)
         try:
-            return cls.from_dict(raw)
+            robot = cls.from_dict(raw)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from None
+        return replace(robot, kinematics=robot.kinematics and robot.kinematics.beside(Path(path).parent))
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Embodiment:
         """The same from the mapping that a robot YAML holds, as stored in a checkpoint."""
-        values = _fields_of(cls, "robot", raw)
-        values["arms"] = {side: _arm(side, arm) for side, arm in _mapping("arms", values["arms"]).items()}
+        values = fields_of(cls, "robot", raw)
+        values["arms"] = {side: _arm(side, arm) for side, arm in mapping("arms", values["arms"]).items()}
         values["cameras"] = {
-            role: _camera(role, camera) for role, camera in _mapping("cameras", values.get("cameras") or {}).items()
+            role: _camera(role, camera) for role, camera in mapping("cameras", values.get("cameras") or {}).items()
         }
+        if values.get("kinematics") is not None:
+            values["kinematics"] = Kinematics.from_dict(values["kinematics"])
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """The inverse of `from_dict`, of plain types."""
         arms = {}
         for side, arm in self.arms.items():
-            entry: dict[str, Any] = {"driver": arm.driver, "joints": [_plain(joint) for joint in arm.joints]}
+            entry: dict[str, Any] = {"driver": arm.driver, "joints": [plain(joint) for joint in arm.joints]}
             if arm.gripper:
-                entry["gripper"] = _plain(arm.gripper)
+                entry["gripper"] = plain(arm.gripper)
             if arm.connection:
                 entry["connection"] = dict(arm.connection)
             arms[side] = entry
-        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("arms", "cameras")}
+        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("arms", "cameras", "kinematics")}
         return {
             **rest,
+            **({"kinematics": self.kinematics.to_dict()} if self.kinematics else {}),
             "arms": arms,
-            "cameras": {role: _plain(camera) for role, camera in self.cameras.items()},
+            "cameras": {role: plain(camera) for role, camera in self.cameras.items()},
         }
 
     @property
@@ -223,78 +230,33 @@ def _arm_slots(arm: Arm) -> list[int]:
     return [slot_index(joint.slot) for joint in arm.joints] + ([slot_index(arm.gripper.slot)] if arm.gripper else [])
 
 
-def _fields_of(cls: type, where: str, raw: Any) -> dict[str, Any]:
-    """The keys of `raw` that are fields of `cls`; unknown and missing ones are errors."""
-    _mapping(where, raw)
-    known = {f.name: f for f in fields(cls)}
-    check_keys(where, raw, known)
-    required = {name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
-    missing = sorted(required - set(raw))
-    if missing:
-        raise ValueError(f"{where} lacks {missing}")
-    return dict(raw)
-
-
-def _mapping(where: str, raw: Any) -> Mapping[str, Any]:
-    if not isinstance(raw, Mapping):
-        raise ValueError(f"{where} must be a mapping of keys, got {raw!r}")
-    return raw
-
-
-def _pair(where: str, value: Any) -> tuple[float, float]:
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise ValueError(f"{where} must be two numbers, got {value!r}")
-    low, high = value
-    return _number(where, low), _number(where, high)
-
-
-def _number(where: str, value: Any) -> float:
-    """A float. YAML reads `1e3` as text and `yes` as a truth value: both are refused by name."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        hint = " (YAML wants a dot and a sign in exponents: 1.0e+3)" if isinstance(value, str) else ""
-        raise ValueError(f"{where} must be a number, got {value!r}{hint}")
-    return float(value)
-
-
-def _positive(where: str, value: Any) -> None:
-    if not _number(where, value) > 0:
-        raise ValueError(f"{where} must be positive, got {value}")
-
-
 def _arm(side: str, raw: Any) -> Arm:
-    values = _fields_of(Arm, f"arms.{side}", raw)
+    values = fields_of(Arm, f"arms.{side}", raw)
     if not isinstance(values["joints"], (list, tuple)):
         raise ValueError(f"arms.{side}.joints must be a list of joints, got {values['joints']!r}")
     joints = []
     for i, entry in enumerate(values["joints"]):
-        joint = _fields_of(Joint, f"arms.{side}.joints[{i}]", entry)
+        joint = fields_of(Joint, f"arms.{side}.joints[{i}]", entry)
         if "limits" in joint:
-            joint["limits"] = _pair(f"arms.{side}.joints[{i}].limits", joint["limits"])
+            joint["limits"] = pair(f"arms.{side}.joints[{i}].limits", joint["limits"])
         joints.append(Joint(**joint))
     gripper = None
     if values.get("gripper") is not None:
-        entry = _fields_of(Gripper, f"arms.{side}.gripper", values["gripper"])
+        entry = fields_of(Gripper, f"arms.{side}.gripper", values["gripper"])
         for key in ("state_range", "action_range"):
             if key in entry:
-                entry[key] = _pair(f"arms.{side}.gripper.{key}", entry[key])
+                entry[key] = pair(f"arms.{side}.gripper.{key}", entry[key])
         gripper = Gripper(**entry)
     return Arm(values["driver"], tuple(joints), gripper, _connection(f"arms.{side}", values))
 
 
 def _camera(role: str, raw: Any) -> Camera:
-    values = _fields_of(Camera, f"cameras.{role}", raw)
+    values = fields_of(Camera, f"cameras.{role}", raw)
     return Camera(**{**values, "connection": _connection(f"cameras.{role}", values)})
 
 
 def _connection(where: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(_mapping(f"{where}.connection", values.get("connection") or {}))
-
-
-def _plain(row: Joint | Gripper | Camera) -> dict[str, Any]:
-    """The row as a mapping of plain types, without what equals its default (so no infinity meets JSON)."""
-    defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(row)}
-    values = {name: getattr(row, name) for name, default in defaults.items() if getattr(row, name) != default}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    return dict(mapping(f"{where}.connection", values.get("connection") or {}))
 
 
 def _check(robot: Embodiment) -> None:
@@ -302,13 +264,14 @@ def _check(robot: Embodiment) -> None:
         raise ValueError(f"arms must be one or both of {list(SIDES)}, got {list(robot.arms)}")
     if set(robot.cameras) - set(CAMERA_ROLES):
         raise ValueError(f"cameras must be among {list(CAMERA_ROLES)}, got {list(robot.cameras)}")
-    _positive("rate_hz", robot.rate_hz)
+    positive("rate_hz", robot.rate_hz)
     if robot.control not in ("joint", "eef"):
         raise ValueError(f"control must be joint or eef, got {robot.control!r}")
     check_action_offset("action_offset_steps", robot.action_offset_steps)
     for role, camera in robot.cameras.items():
-        if _number(f"cameras.{role}.latency_s", camera.latency_s) < 0:
+        if number(f"cameras.{role}.latency_s", camera.latency_s) < 0:
             raise ValueError(f"cameras.{role}.latency_s must not be negative, got {camera.latency_s}")
+    _check_kinematics(robot)
     taken: dict[int, str] = {}
     for side, arm in robot.arms.items():
         _check_arm(side, arm)
@@ -327,6 +290,15 @@ def _check(robot: Embodiment) -> None:
             taken[slot] = where
 
 
+def _check_kinematics(robot: Embodiment) -> None:
+    for side, model in (robot.kinematics.arms if robot.kinematics else {}).items():
+        if side not in robot.arms:
+            raise ValueError(f"kinematics.arms.{side}: the robot has arms {list(robot.arms)}")
+        count = len(robot.arms[side].joints)
+        if model.joints is not None and len(model.joints) != count:
+            raise ValueError(f"kinematics.arms.{side}.joints must name {count} joints, got {list(model.joints)}")
+
+
 def _check_arm(side: str, arm: Arm) -> None:
     if arm.num_entries == 0:
         raise ValueError(f"arms.{side} has neither joints nor a gripper")
@@ -341,10 +313,10 @@ def _check_arm(side: str, arm: Arm) -> None:
             raise ValueError(f"{where}: sign must be 1 or -1, got {joint.sign!r}")
         if not joint.limits[0] < joint.limits[1]:
             raise ValueError(f"{where}: limits must be [low, high] with low < high, got {list(joint.limits)}")
-        _positive(f"{where}: velocity_limit", joint.velocity_limit)
-        _positive(f"{where}: acceleration_limit", joint.acceleration_limit)
+        positive(f"{where}: velocity_limit", joint.velocity_limit)
+        positive(f"{where}: acceleration_limit", joint.acceleration_limit)
     if arm.gripper:
-        _positive(f"arms.{side}.gripper.velocity_limit", arm.gripper.velocity_limit)
+        positive(f"arms.{side}.gripper.velocity_limit", arm.gripper.velocity_limit)
         for key in ("state_range", "action_range"):
             closed, opened = getattr(arm.gripper, key)
             if closed == opened or not (math.isfinite(closed) and math.isfinite(opened)):

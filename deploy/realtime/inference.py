@@ -118,6 +118,7 @@ class InferenceProcess:
                 beat["failures"] += 1
             beat["latency_ns"] = now_ns() - started
             beat["requests"] += 1
+        answer["stamp_ns"] = now_ns()
         self._answers.write(answer)
 
     def _keep_beating(self) -> None:

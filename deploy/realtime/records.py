@@ -91,6 +91,7 @@ def answer_dtype(horizon: int) -> np.dtype:
     return np.dtype(
         [
             ("request", np.int64),
+            ("stamp_ns", np.int64),  # when it was given
             ("outcome", np.int64),  # CHUNK, STALE or FAILED
             ("why", f"S{WHY_BYTES}"),
             *_chunk_fields(horizon),

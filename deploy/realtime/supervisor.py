@@ -184,6 +184,10 @@ class Supervisor:
         """All rings by name, the frames of a camera as "frames of ROLE": for readers in other processes."""
         return {name: ring.spec for name, ring in self._rings.items()}
 
+    def process_id(self, name: str) -> int | None:
+        """Of `control` or `inference`, to look at it from outside."""
+        return self._processes[name].pid
+
     def ring(self, name: str) -> Ring:
         """Another reader of a ring (states, ticks, requests, answers, orders)."""
         return Ring(self._rings[name].spec)

@@ -38,6 +38,7 @@ class Motion(NamedTuple):
     measured: np.ndarray  # the last finite measurement
     state_age_s: float  # from that measurement to the time that the command is meant for
     dt_s: float  # time that this command may take; <= 0 for a command that is not newer than the last
+    begins: bool = False  # the arm has stood, or was told to hold, and this is the first command after it
 
 
 class Limit(Protocol):

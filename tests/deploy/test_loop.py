@@ -58,7 +58,7 @@ class Rig:
     def __init__(self, *, latency_ns=0, answer=None, jitter_ns=0, robot=ROBOT, **settings):
         self.loop = ControlLoop(robot, "wave", LoopSettings(**settings))
         self.arms = {"left": FakeArm(HOME[:7]), "right": FakeArm(HOME[7:])}
-        self.body = Bimanual(robot, self.arms, LimitSettings(margin_rad=0.0))
+        self.body = Bimanual(robot, self.arms, LimitSettings(margin_rad=0.0, approach_rad_s=math.inf))
         self.robot = robot
         self.latency_ns = latency_ns if callable(latency_ns) else lambda k: latency_ns
         self.answer = answer or (lambda k, chunk: chunk)  # the k-th answer may be altered; "lost": none comes

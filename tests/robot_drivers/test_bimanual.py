@@ -3,6 +3,8 @@
 Run: pytest tests/robot_drivers/test_bimanual.py
 """
 
+import math
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from robot_drivers.bimanual import Bimanual
 from robot_drivers.errors import DriverError
+from robot_drivers.limits.chain import LimitSettings
 from robot_drivers.types import ArmState
 
 T = 20_000_000
@@ -72,7 +75,7 @@ def test_the_set_point_is_what_the_limits_left_of_a_command(arms):
 
 
 def test_when_one_arm_is_too_fast_both_slow_down_alike(arms):
-    body = Bimanual(ROBOT, arms)
+    body = Bimanual(ROBOT, arms, LimitSettings(approach_rad_s=math.inf))
     native, _ = body.state()
     native[0] += 0.5  # left waist: eight times too fast
     native[7] += 0.05  # right waist: slow enough by itself
@@ -126,7 +129,7 @@ def test_drivers_speak_si_where_the_yaml_says_degrees():
         },
     }
     arm = FakeArm(np.array([0.5]))
-    body = Bimanual(Embodiment.from_dict(raw), {"left": arm})
+    body = Bimanual(Embodiment.from_dict(raw), {"left": arm}, LimitSettings(approach_rad_s=math.inf))
     assert body.state()[0] == pytest.approx(np.rad2deg([0.5]))
     report = body.command(np.array([90.0]), T)  # beyond 1 rad less the margin
     assert arm.told[0].positions == pytest.approx([0.95])

@@ -51,8 +51,10 @@ class FakeArm:
 
 
 def guarded(**limits):
+    """Without the slow first motion: most of these begin with a leap."""
     arm = FakeArm()
-    return arm, GuardedArm.of(ROBOT, "left", arm, LimitSettings(margin_rad=0.0, **limits))
+    limits = {"margin_rad": 0.0, "approach_rad_s": math.inf, **limits}
+    return arm, GuardedArm.of(ROBOT, "left", arm, LimitSettings(**limits))
 
 
 def run(arm, guard, targets, first_tick=0):
@@ -92,8 +94,45 @@ def test_limits_are_on_without_asking():
     arm = FakeArm()
     guard = GuardedArm.of(ROBOT, "left", arm)
     (report,) = run(arm, guard, [HOME + np.array([4.0, 0, 0, 0, 0, 0, 2.0])])
-    assert {change.limit for change in report} == {"position", "velocity", "acceleration"}
+    assert {change.limit for change in report} == {"position", "approach"}
     assert arm.told[0].positions[6] == 1.0  # the gripper's range
+
+
+def test_the_first_motion_is_slow_until_the_command_is_met():
+    arm, guard = guarded(approach_rad_s=0.3)
+    reports = run(arm, guard, joint([0.3] * 60))
+    far = sent_path(arm) < 0.25
+    assert np.diff(sent_path(arm)[far], prepend=0.0).max() == pytest.approx(0.3 * 0.02)
+    assert sent_path(arm)[-1] == pytest.approx(0.3)
+    assert [change.limit for change in reports[30]] == ["approach"]
+    run(arm, guard, joint([0.5] * 40), 60)  # met: from here on at the robot's own speed
+    assert np.diff(sent_path(arm)).max() > 0.02
+
+
+def test_a_plan_that_begins_at_the_arm_is_not_slowed():
+    arm, guard = guarded(approach_rad_s=0.3)
+    times = 0.02 * np.arange(1, 60)
+    path = np.where(times < 0.2, 4.0 * times**2, 0.16 + 1.6 * (times - 0.2))  # 8 rad/s^2 up to 1.6 rad/s
+    changes = [change for report in run(arm, guard, joint(path)) for change in report]
+    assert {change.limit for change in changes} <= {"approach", "acceleration"}
+    assert np.abs(sent_path(arm) - path)[11:].max() == 0.0  # met after 0.1 s, caught up after 0.24 s
+
+
+def test_a_plan_in_small_steps_does_not_pass_for_one_that_is_met():
+    """Interpolation makes a leap of 0.3 rad into steps of 0.02."""
+    arm, guard = guarded(approach_rad_s=0.3)
+    run(arm, guard, joint([min(0.02 * k, 0.3) for k in range(1, 40)]))
+    assert np.diff(sent_path(arm)).max() <= 0.3 * 0.02 + 1e-9
+
+
+@pytest.mark.parametrize("pause", ["hold", "silence"])
+def test_after_a_pause_the_next_motion_is_a_first_one(pause):
+    arm, guard = guarded(approach_rad_s=0.3)
+    run(arm, guard, joint([0.0] * 10))
+    if pause == "hold":
+        guard.hold()
+    (report,) = run(arm, guard, joint([0.5]), 10 if pause == "hold" else 20)
+    assert report[0].limit == "approach"
 
 
 def test_a_step_is_reached_without_swinging_past():
