@@ -106,7 +106,7 @@ def rate_curves(curves: Sequence[Curve], x_label: str) -> bytes:
     axes.set(ylim=(-0.02, 1.02), xlabel=x_label, ylabel="share of episodes [%]")
     axes.set_yticks(np.linspace(0, 1, 5), [f"{100 * y:.0f}" for y in np.linspace(0, 1, 5)])
     axes.grid(color=RULE)
-    axes.legend(frameon=False, fontsize=FONT_PT, loc="lower right")
+    axes.legend(frameon=False, fontsize=FONT_PT, loc="upper left")
     return _png(figure)
 
 
