@@ -147,6 +147,7 @@ class ActionBuffer:
         """Forget the plan and what came before it."""
         self._plan: Plan | None = None
         self._chunk: ActionChunk | None = None
+        self._answered_ns = 0  # where that chunk would have begun, had the robot not stood: chunks come in this order
         self._times_ns: list[int] = []  # of the actions of the chunk that is being executed
         self._recent: deque[tuple[int, int, np.ndarray]] = deque(maxlen=ENSEMBLE_CHUNKS)
 
@@ -190,7 +191,7 @@ class ActionBuffer:
         if missing.any():
             names = [self._robot.native_names[i] for i in np.flatnonzero(missing)]
             return Splice("wrong_robot", detail=f"the chunk has no values for {names}")
-        if self._chunk is not None and first_ns <= self._chunk.start_ns:
+        if self._chunk is not None and first_ns <= self._answered_ns:
             return Splice("out_of_order", detail="a later chunk is being executed")
         if first_ns > now_ns + (self._robot.action_offset_steps + 1) * step_ns:
             return Splice("future", detail=f"it begins {(first_ns - now_ns) * 1e-9:.3f} s from now")
@@ -203,6 +204,7 @@ class ActionBuffer:
         kept = len(rows) - dropped
         if kept < self._min_remaining:
             return Splice("overrun", kept, dropped)
+        answered_ns = first_ns
         if from_rest and dropped:
             chunk = replace(chunk, start_ns=earliest_ns)
             first_ns, kept, dropped = earliest_ns, len(rows), 0
@@ -218,7 +220,7 @@ class ActionBuffer:
             self._recent.append((first_ns, step_ns, rows))
             rows = ensemble(list(self._recent), [first_ns + i * step_ns for i in range(len(rows))])
         self._plan = self._take_over(rows[dropped:], first_ns + dropped * step_ns, step_ns, anchor_ns, start)
-        self._chunk = chunk
+        self._chunk, self._answered_ns = chunk, answered_ns
         self._times_ns = [first_ns + i * step_ns for i in range(dropped, chunk.horizon)]
         return Splice("accepted", kept, dropped)
 

@@ -69,6 +69,15 @@ def test_a_chunk_that_comes_too_late_is_an_overrun_and_the_plan_stays():
     assert actions.splice(line(9 * STEP), now_ns, now_ns, HOME).outcome == "accepted"
 
 
+def test_after_a_start_that_was_moved_to_the_present_the_next_answer_is_in_order():
+    actions, now_ns = buffer(), 3 * STEP
+    assert actions.splice(line(STEP), now_ns, now_ns, HOME, from_rest=True) == ("accepted", 16, 0, "")
+    assert actions.chunk.start_ns == now_ns + TICK
+    soon = line(3 * STEP)  # of an observation before the plan began, after the one that it answers
+    assert actions.splice(soon, now_ns + TICK, now_ns + TICK, HOME).outcome == "accepted"
+    assert actions.splice(line(2 * STEP), now_ns + TICK, now_ns + TICK, HOME).outcome == "out_of_order"
+
+
 @pytest.mark.parametrize("handover", ["switch", "blend", "ensemble", "rtc"])
 @pytest.mark.parametrize("interpolation", ["linear", "cubic"])
 def test_the_target_is_continuous_at_a_hand_over(handover, interpolation):
