@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.schema.types import ActionChunk
-from deploy.loop import LoopSettings, Mode
+from deploy.loop import ControlLoop, LoopSettings, Mode
 from deploy.realtime import records
 from deploy.realtime.control import ControlProcess, ControlSpec
 from deploy.realtime.memory import Ring
@@ -76,7 +76,9 @@ class Rig:
         specs = {name: ring.spec for name, ring in self.rings.items()}
         settings = LoopSettings(interpolation="cubic", handover="blend", answer_timeout_s=0.4)
         spec = ControlSpec(ROBOT.to_dict(), settings, LimitSettings(), "", specs)
-        self.process = ControlProcess(spec, Bimanual(ROBOT, self.arms, spec.limits), ROBOT)
+        self.process = ControlProcess(
+            spec, Bimanual(ROBOT, self.arms, spec.limits), ControlLoop(ROBOT, settings=settings)
+        )
         self.beats = self.breathes = True
         self.answers = "chunks"
         self.path = []

@@ -41,7 +41,7 @@ class Robot:
         self.robot = robot
         dtypes = {
             "orders": records.ORDERS,
-            "requests": records.REQUEST,
+            "requests": records.request_dtype(16),
             "answers": records.answer_dtype(16),
             "states": records.state_dtype(robot.num_native),
             "ticks": records.tick_dtype(robot.num_native),
@@ -85,7 +85,7 @@ class Robot:
         record = self.rings["answers"].empty()
         chunk = ActionChunk(now, self.robot.rate_hz, actions, mask)
         self.write("requests", stamp_ns=now)
-        self.rings["answers"].write(records.put_chunk(record, 0, chunk))
+        self.rings["answers"].write(records.put_answer(record, 0, chunk))
         for role in self.robot.cameras:
             image = np.full((48, 64, 3), round(50 * at_s), np.uint8)
             record = self.rings[f"frames of {role}"].empty()

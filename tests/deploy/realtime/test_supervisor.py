@@ -147,7 +147,7 @@ def test_a_policy_that_raises_stops_the_robot_with_its_words(open_session):
     supervisor = open_session(raises=True)
     supervisor.start()
     wait_for(lambda: supervisor.status()["mode"] == "hold" and "inference failed" in supervisor.status()["why"])
-    assert "the network is ill" in supervisor.status()["inference"]
+    wait_for(lambda: "the network is ill" in supervisor.status()["inference"])
 
 
 def test_without_pictures_nothing_moves_and_the_reason_is_said(open_session):
