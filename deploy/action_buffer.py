@@ -179,12 +179,20 @@ class ActionBuffer:
         return [self._plan.at(t) for t in times_ns if t <= self._plan.end_ns]
 
     def splice(
-        self, chunk: ActionChunk, now_ns: int, anchor_ns: int, set_point: np.ndarray, *, from_rest: bool = False
+        self,
+        chunk: ActionChunk,
+        now_ns: int,
+        anchor_ns: int,
+        set_point: np.ndarray,
+        *,
+        from_rest: bool = False,
+        held_back: bool = False,
     ) -> Splice:
         """Let a chunk take over from `anchor_ns` on, the time of the last target that was given out.
 
-        `set_point` is where the robot has been told to be, native; it is used while no plan runs. `from_rest`: the
-        robot stood all the while since what the chunk answers, so nothing of it has passed: it begins now, whole.
+        `set_point` is where the robot has been told to be, native; it is used while no plan runs, and where limits have
+        `held_back` the robot, whatever the plan said meanwhile. `from_rest`: the robot stood all the while since what
+        the chunk answers, so nothing of it has passed: it begins now, whole.
         """
         step_ns, first_ns = chunk.step_ns, chunk.start_ns
         missing = ~chunk.mask[self._robot.slots]
@@ -208,7 +216,8 @@ class ActionBuffer:
         if from_rest and dropped:
             chunk = replace(chunk, start_ns=earliest_ns)
             first_ns, kept, dropped = earliest_ns, len(rows), 0
-        start = set_point if self._plan is None else self._plan.at(anchor_ns)
+        before = None if held_back else self._plan
+        start = set_point if before is None else before.at(anchor_ns)
         if self._jump is not None:
             unit = self._bounds.unit
             leap = self._jump.check(start * unit, rows[dropped:] * unit, step_ns * 1e-9)
@@ -219,7 +228,7 @@ class ActionBuffer:
         if self._handover == "ensemble":
             self._recent.append((first_ns, step_ns, rows))
             rows = ensemble(list(self._recent), [first_ns + i * step_ns for i in range(len(rows))])
-        self._plan = self._take_over(rows[dropped:], first_ns + dropped * step_ns, step_ns, anchor_ns, start)
+        self._plan = self._take_over(rows[dropped:], first_ns + dropped * step_ns, step_ns, anchor_ns, start, before)
         self._chunk, self._answered_ns = chunk, answered_ns
         self._times_ns = [first_ns + i * step_ns for i in range(dropped, chunk.horizon)]
         return Splice("accepted", kept, dropped)
@@ -231,16 +240,18 @@ class ActionBuffer:
             self._plan = Plan([anchor_ns], position[None], self._deceleration, end_velocity=velocity)
             self._times_ns = []
 
-    def _take_over(self, rows: np.ndarray, first_ns: int, step_ns: int, anchor_ns: int, start: np.ndarray) -> Plan:
+    def _take_over(
+        self, rows: np.ndarray, first_ns: int, step_ns: int, anchor_ns: int, start: np.ndarray, before: Plan | None
+    ) -> Plan:
         times = [first_ns + i * step_ns for i in range(len(rows))]
-        blended = self._plan if self._handover == "blend" else None
+        blended = before if self._handover == "blend" else None
         if blended is not None:
             blended.forget_before(anchor_ns)
         else:
             times, rows = [anchor_ns, *times], np.concatenate((start[None], rows))
         slopes = None
         if self._interpolation == "cubic":
-            begun = None if blended is not None else self._plan
+            begun = None if blended is not None else before
             start_slope = None if begun is None else begun.velocity(anchor_ns)
             slopes = monotone_slopes((np.array(times) - times[0]) * 1e-9, rows, start_slope)
         return Plan(

@@ -35,6 +35,8 @@ from robot_drivers.limits.jump import JumpLimit
 from robot_drivers.types import CameraFrame
 
 ELSEWHERE = -1
+HELD_BACK_RAD = 0.05
+"""Limits that keep the robot farther than this behind its plan hold it back: the next chunk goes on from the robot."""
 
 
 class Mode(Enum):
@@ -104,6 +106,7 @@ class ControlLoop:
     _set_point: np.ndarray | None  # the last positions that were given out
     _target_ns: int  # and the time that they, or a hold in their place, were meant for
     _sent: deque[tuple[int, np.ndarray]]  # what the robot has been told in the last second, with its times
+    _held_back: bool  # limits keep the robot behind the plan
     _pending_ns: int | None  # stamp of the observation that is being answered; ELSEWHERE: another process knows it
     _asked_ns: int  # when it was asked for
     _asked_at_rest: bool  # and whether the robot stood, with nothing planned
@@ -180,6 +183,8 @@ class ControlLoop:
     def push_sent(self, native: np.ndarray, stamp_ns: int) -> None:
         """What the limits made of the command for `stamp_ns`, where they changed it."""
         if self._sent and self._sent[-1][0] == stamp_ns:
+            behind = np.abs((native - self._sent[-1][1]) * self._bounds.unit)[~self._bounds.grippers]
+            self._held_back = bool(behind.max(initial=0.0) > HELD_BACK_RAD)
             self._sent[-1] = (stamp_ns, native)
 
     def deliver(self, chunk: ActionChunk | None, now_ns: int) -> Splice:
@@ -198,12 +203,16 @@ class ControlLoop:
             self._reject("inference failed")
             return Splice("failed")
         set_point = self._set_point if self._set_point is not None else self._measured_as_command()
+        if self._held_back and self._sent:
+            set_point = self._sent[-1][1]
         if set_point is None:
             return Splice("ignored", detail="no joint state has come yet")
         self._check_cadence(chunk)
         anchor_ns = max(now_ns, self._target_ns)
         from_rest = self._asked_at_rest and not self._was_running
-        splice = self._actions.splice(chunk, now_ns, anchor_ns, set_point, from_rest=from_rest)
+        splice = self._actions.splice(
+            chunk, now_ns, anchor_ns, set_point, from_rest=from_rest, held_back=self._held_back
+        )
         if splice.outcome == "accepted":
             self.counters.chunks += 1
             self.counters.late += self._ended
@@ -291,6 +300,7 @@ class ControlLoop:
         else:
             self._set_point = positions
             self._sent.append((target_ns, positions))
+            self._held_back = False
         self._target_ns = target_ns
         return Tick(positions, target_ns, why, self.wants_observation(now_ns))
 
@@ -360,6 +370,7 @@ class ControlLoop:
         self._pending_ns = None
         self._asked_ns = 0
         self._asked_at_rest = False
+        self._held_back = False
         self._num_rejected = 0
         self._was_running = False
         self._ended = False

@@ -78,6 +78,21 @@ def test_after_a_start_that_was_moved_to_the_present_the_next_answer_is_in_order
     assert actions.splice(line(2 * STEP), now_ns + TICK, now_ns + TICK, HOME).outcome == "out_of_order"
 
 
+@pytest.mark.parametrize("handover", ["switch", "blend"])
+def test_where_limits_held_the_robot_back_the_next_chunk_goes_on_from_the_robot(handover):
+    actions = buffer(handover=handover, jump=JumpLimit(Bounds.of(ROBOT), 0.35, 0.5))
+    actions.splice(chunk(STEP, 0.1 * np.arange(1, 17)), 0, 0, HOME)
+    now_ns = 6 * STEP  # the plan says 0.6, the robot has come to 0.1
+    behind = HOME.copy()
+    behind[0] += 0.1
+    again = chunk(now_ns + STEP, 0.1 + 0.1 * np.arange(1, 17))
+    before = actions.action_at(now_ns).positions
+    assert actions.splice(again, now_ns, now_ns, behind).outcome == "jump"
+    assert (actions.action_at(now_ns).positions == before).all()
+    assert actions.splice(again, now_ns, now_ns, behind, held_back=True).outcome == "accepted"
+    assert path(actions, [now_ns, now_ns + STEP]) == pytest.approx([0.1, 0.2], abs=1e-6)
+
+
 @pytest.mark.parametrize("handover", ["switch", "blend", "ensemble", "rtc"])
 @pytest.mark.parametrize("interpolation", ["linear", "cubic"])
 def test_the_target_is_continuous_at_a_hand_over(handover, interpolation):
