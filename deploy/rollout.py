@@ -8,7 +8,6 @@ pass of the network, whose answers come after as many ticks as one likes: 0, or 
 from __future__ import annotations
 
 import functools
-import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from deploy.loop import ControlLoop, LoopSettings
 from deploy.video import write_video
 from robot_drivers.bimanual import Bimanual
 from robot_drivers.errors import RobotError
-from robot_drivers.limits.chain import LimitSettings
+from robot_drivers.limits.chain import SIMULATED
 from robot_drivers.sim.arm import SimArm
 from robot_drivers.sim.expert import EPISODE_TICKS
 from robot_drivers.sim.render import Renderer, make_renderer
@@ -35,10 +34,6 @@ VIDEO_SIZE = (240, 320)  # height, width
 VIDEO_CAMERA = "front_close"
 VIDEO_FPS = 12.5
 MAX_CALLS = 1024  # network passes of one episode, an upper bound: keys of the sampling noise do not meet
-
-
-LIMITS = LimitSettings(approach_rad_s=math.inf)
-"""Of a simulated robot in lockstep: nothing can break, so the first motion is not slowed."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,7 @@ class _Episode:
         self.sim = SimRobot(
             trial.task, trial.seed, distribution=environment.distribution, renderer=_policy_renderer(scene)
         )
-        self.body = Bimanual(robot, {side: SimArm(self.sim, side) for side in SIDES}, LIMITS, CONTROL_HZ)
+        self.body = Bimanual(robot, {side: SimArm(self.sim, side) for side in SIDES}, SIMULATED, CONTROL_HZ)
         self.loop = ControlLoop(robot, trial.instruction, settings)
         self.loop.start()
         self.fault: str | None = None

@@ -253,8 +253,8 @@ class RosOrders:
 
     def next_scene(self) -> None:
         if self._simulated and not self._untouched:
-            self._trigger(f"/{POLICY_NAME}/reset")
             self._trigger(f"/{self._robot}/reset")
+            self._trigger(f"/{POLICY_NAME}/reset")  # after it: what was seen of the scene before is forgotten
         self._untouched = False
 
     def outcome(self) -> dict[str, Any] | None:

@@ -69,6 +69,7 @@ class InferenceProcess:
         self._buffer = ObservationBuffer(robot, cameras=backend.cameras, history=backend.image_history)
         self._answer, self._beat = self._answers.empty(), self._health.empty()
         self._parent = os.getppid()
+        self._resets, self._since_ns = 0, 0  # the newest reset, and when it was seen
         self._closing = threading.Event()
 
     def run(self) -> None:
@@ -79,7 +80,7 @@ class InferenceProcess:
             orders = self._orders.newest()
             if (orders is not None and orders.value["closing"]) or os.getppid() != self._parent:
                 return
-            self._take_in()
+            self._take_in(0 if orders is None else int(orders.value["resets"]))
             requests = list(self._requests.new())
             if requests:
                 self._answer_request(requests[-1], "" if orders is None else text(orders.value["instruction"]))
@@ -89,14 +90,19 @@ class InferenceProcess:
     def close_soon(self, *_: object) -> None:
         self._closing.set()
 
-    def _take_in(self) -> None:
-        """States and frames into the buffer, which refuses what is not newer."""
+    def _take_in(self, resets: int) -> None:
+        """States and frames into the buffer, which refuses what is not newer; after a reset nothing from before it."""
         now = now_ns()
+        if resets > self._resets:
+            self._resets, self._since_ns = resets, now
+            self._buffer.clear()
         for record in self._states.new():
-            self._buffer.push_state(record.value["positions"], int(record.value["stamp_ns"]), now)
+            if record.value["stamp_ns"] >= self._since_ns:
+                self._buffer.push_state(record.value["positions"], int(record.value["stamp_ns"]), now)
         for role, ring in self._frames.items():
             for record in ring.new():
-                self._buffer.push_frame(records.get_frame(record.value, role), now)
+                if record.value["stamp_ns"] >= self._since_ns:
+                    self._buffer.push_frame(records.get_frame(record.value, role), now)
 
     def _answer_request(self, request: Record, instruction: str) -> None:
         started = now_ns()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from robot_drivers.limits.acceleration import AccelerationLimit
@@ -27,6 +28,10 @@ class LimitSettings:
     tracking_rad: float = 0.3  # distance from the set-point that counts as stuck; inf: do not look
     tracking_s: float = 0.25  # for this long
     approach_rad_s: float = 0.3  # speed of the first motion until the command is met; inf: no approach
+
+
+SIMULATED = LimitSettings(approach_rad_s=math.inf)
+"""For the embedded robot: its policies move at full speed from the first step on; the rest is as for real motors."""
 
 
 def build_limits(bounds: Bounds, settings: LimitSettings, geometry: Geometry | None = None) -> tuple[Limit, ...]:
