@@ -8,8 +8,10 @@ all processes and returns.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +31,7 @@ from deploy.intervals import wilson_interval
 from deploy.realtime.recorder import ANSWER_S, Recorded, RecordTo, convert_line
 from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 READY_S = 300.0
 STATUS_S = 2.0
 ENDING_S = 15.0
@@ -202,7 +205,8 @@ class Processes:
             for node in graph:
                 words = [sys.executable, "-m", node.module, *node.arguments]
                 # a session of its own: Ctrl-C reaches this process alone, which ends the others in their order
-                self._running.append((node, subprocess.Popen(words, env=environment, start_new_session=True)))
+                process = subprocess.Popen(words, env=environment, start_new_session=True, preexec_fn=_end_with_parent)
+                self._running.append((node, process))
         except BaseException:
             self.close()
             raise
@@ -214,6 +218,8 @@ class Processes:
                 raise RuntimeError(f"{node.name} has ended (exit code {process.returncode}): the arms hold")
 
     def close(self) -> None:
+        """End them, deaf to a second Ctrl-C: it would leave processes behind."""
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         for node, process in reversed(self._running):
             process.terminate()
             try:
@@ -223,12 +229,19 @@ class Processes:
                 process.kill()
                 process.wait()
         self._running.clear()
+        signal.signal(signal.SIGINT, before)
 
     def __enter__(self) -> Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _end_with_parent() -> None:
+    """In a child, on Linux: SIGTERM, to come to a stand by, when this process is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class RosOrders:
@@ -339,6 +352,7 @@ def _run_until_interrupted(orders: Orders) -> None:
             orders.check()
             time.sleep(0.1)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would leave the way to a stand half done
         print("\nstopping")
         orders.stop()
         time.sleep(STAND_S)

@@ -80,6 +80,8 @@ def test_an_interrupt_leaves_no_process_and_no_memory(checkpoint):
     memory = set().union(*(memory_of(pid) for pid in children))
     assert memory
     process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)  # an impatient one
     said, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, said
     until = time.monotonic() + 10  # Python's own tracker of shared memory ends a little after
