@@ -62,6 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Options follow the config: `rdt train sim_transfer --steps 500`.",
     )
     train.add_argument("config", help="a YAML file, or the name of one in configs/train/")
+    train.add_argument(
+        "--demos", type=_POSITIVE, metavar="N", help="take the config's preset for so many demonstrations"
+    )
     train.add_argument("--resume", choices=["auto", "never"], default="never", help="auto: go on where the run stopped")
 
     evaluate = commands.add_parser("eval", help="closed loop in simulation: success with 95 %% intervals, videos, JSON")

@@ -83,7 +83,7 @@ CHECKPOINT, BEST, EARLIER = "checkpoint", "best", "checkpoints"
 
 
 def command(args: argparse.Namespace) -> None:
-    *before, config = runs(load_config(find_config("train", args.config), args.overrides))
+    *before, config = runs(load_config(find_config("train", args.config), args.overrides, args.demos))
     out = Path(config.out)
     if (out / CHECKPOINT).exists() and args.resume != "auto":
         raise ValueError(f"{out} holds a checkpoint already: go on with --resume auto, or give another --out")

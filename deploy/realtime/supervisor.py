@@ -148,7 +148,8 @@ class Supervisor:
         """Raise `RuntimeError` when a process has ended that should not have."""
         for name, process in self._processes.items():
             if process.exitcode is not None and not self._closed:
-                raise RuntimeError(f"the {name} process has ended (exit code {process.exitcode}); the arms hold")
+                arms = "the arms hold" if name != "control" else "the arms keep their drivers' last target"
+                raise RuntimeError(f"the {name} process has ended (exit code {process.exitcode}); {arms}")
 
     @property
     def alive(self) -> bool:

@@ -23,6 +23,9 @@ from rdt.train.optim import OptimConfig
 from rdt.train.parallel import ParallelMode
 from rdt.visuomotor import NoiseSlots
 
+BY_DEMONSTRATIONS = "by_demonstrations"
+"""Key of a YAML file's presets; no setting of a run."""
+
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -116,9 +119,23 @@ class TrainConfig:
             )
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a YAML file and apply `--a.b value` overrides. Raises `ValueError` that names the file and the key."""
-    return config_from_dict(read_yaml(path), overrides, where=str(path))
+def load_config(path: str | Path, overrides: Sequence[str] = (), demonstrations: int | None = None) -> TrainConfig:
+    """Read a YAML file and apply `--a.b value` overrides. Raises `ValueError` that names the file and the key.
+
+    The file may have presets `by_demonstrations`, settings by the number of demonstrations from which on they hold; the
+    one for `demonstrations` is applied before the overrides.
+    """
+    raw = read_yaml(path)
+    presets = raw.pop(BY_DEMONSTRATIONS, {})
+    if demonstrations is not None:
+        fitting = [count for count in presets if count <= demonstrations]
+        if not fitting:
+            raise ValueError(
+                f"{path} has no preset for {demonstrations} demonstrations: its {BY_DEMONSTRATIONS} begin at "
+                f"{min(presets, default='no number')}"
+            )
+        raw = _overlaid(raw, presets[max(fitting)])
+    return config_from_dict(raw, overrides, where=str(path))
 
 
 def config_from_dict(raw: dict[str, Any], overrides: Sequence[str] = (), where: str = "config") -> TrainConfig:
@@ -154,6 +171,12 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
         keys = {**before, **now}
         return [d for key in keys for d in differences(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))]
     return [] if before == now else [f"{path}: {before} -> {now}"]
+
+
+def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two nested mappings as one; where both have a value, that of `above`."""
+    both = {**below, **above}
+    return {k: _overlaid(below[k], v) if isinstance(v, dict) and k in below else v for k, v in both.items()}
 
 
 def _plain(value: Any) -> Any:

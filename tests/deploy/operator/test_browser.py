@@ -12,7 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from deploy.realtime.records import text
-from tests.deploy.realtime.test_supervisor import is_in, wait_for
+from tests.deploy.realtime.parts import is_in, wait_for
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright (extra dev)")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

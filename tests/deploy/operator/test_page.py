@@ -15,7 +15,7 @@ import pytest
 from data_pipeline.frames import decode_jpeg
 from deploy.operator.page import OperatorPage
 from deploy.realtime.records import text
-from tests.deploy.realtime.test_supervisor import is_in, wait_for
+from tests.deploy.realtime.parts import is_in, wait_for
 
 
 class Client:

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from deploy.operator.rerun_log import RerunLog, check_installed
-from tests.deploy.realtime.test_supervisor import is_in, wait_for
+from tests.deploy.realtime.parts import is_in, wait_for
 
 
 def test_a_run_is_in_the_file(supervisor, tmp_path):

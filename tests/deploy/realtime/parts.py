@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import numpy as np
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.types import ActionChunk, Observation
 from deploy.prefix import Prefix
+from deploy.realtime.supervisor import Supervisor
 from robot_drivers.types import ArmCommand, ArmState
 
 STEP_RAD = 0.01
 HORIZON = 16
+PATIENCE_S = 30.0
 
 
 class Motor:
@@ -91,3 +94,14 @@ class Leaning:
 
 def open_leaning(robot: Embodiment, options: dict[str, Any]) -> Leaning:
     return Leaning(robot, options)
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < until, "it did not come about"
+        time.sleep(0.02)
+
+
+def is_in(supervisor: Supervisor, mode: str) -> Callable[[], bool]:
+    return lambda: supervisor.status()["mode"] == mode

@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,9 @@ from deploy.loop import LoopSettings
 from deploy.realtime.records import text
 from deploy.realtime.supervisor import RunSpec, Supervisor
 from robot_drivers.types import CameraFrame
+from tests.deploy.realtime.parts import PATIENCE_S, is_in, wait_for
 
 PARTS = "tests.deploy.realtime.parts"
-PATIENCE_S = 30.0
 
 
 @pytest.fixture
@@ -64,17 +63,6 @@ def open_session(fault):
     for session in sessions:
         getattr(session, "filming", threading.Thread()).is_alive() and session.filming.join()
         session.close()
-
-
-def wait_for(what: Callable[[], bool]) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while not what():
-        assert time.monotonic() < until, "it did not come about"
-        time.sleep(0.02)
-
-
-def is_in(supervisor: Supervisor, mode: str) -> Callable[[], bool]:
-    return lambda: supervisor.status()["mode"] == mode
 
 
 def test_arms_hold_until_start_then_follow_the_policy_then_stop(open_session):

@@ -19,12 +19,7 @@ from deploy.serve.contract import Contract, ContractMismatchError
 from deploy.serve.openpi import OpenpiService
 from deploy.serve.wire import WireError, pack
 from robot_drivers.types import CameraFrame
-from tests.deploy.serve.policies import engine, observation, robot, served, write_checkpoint
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("served") / "checkpoint", robot())
+from tests.deploy.serve.policies import engine, observation, robot, served
 
 
 @pytest.fixture

@@ -12,12 +12,7 @@ from deploy.cli import main
 from deploy.serve.client import RemotePolicy
 from deploy.serve.command import contract_of
 from deploy.serve.server import is_loopback
-from tests.deploy.serve.policies import engine, observation, robot, write_checkpoint
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("served") / "checkpoint", robot())
+from tests.deploy.serve.policies import engine, observation, robot
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -21,14 +21,9 @@ from deploy.serve.command import contract_of
 from deploy.serve.openpi import OpenpiService
 from deploy.serve.wire import pack, unpack
 from rdt.train.checkpoint import load_checkpoint
-from tests.deploy.serve.policies import engine, observation, robot, served, write_checkpoint
+from tests.deploy.serve.policies import engine, observation, robot, served
 
 PERIOD_S = 0.02
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("served") / "checkpoint", robot())
 
 
 class Slow:

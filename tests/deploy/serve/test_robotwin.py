@@ -20,7 +20,7 @@ from deploy.serve.robotwin import RoboTwinModel, encode_obs, eval, get_model, re
 from deploy.serve.robotwin_tcp import RoboTwinService, pack_json, unpack_json
 from deploy.serve.server import Listening
 from deploy.serve.wire import WireError
-from tests.deploy.serve.policies import robot, write_checkpoint
+from tests.deploy.serve.policies import robot
 
 
 class TaskEnvironment:
@@ -77,11 +77,6 @@ class Recorded:
 def contract(of=None, history=2):
     of = of or robot()
     return Contract(of, 5, tuple(of.cameras), history, 64)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("robotwin") / "checkpoint", robot())
 
 
 def test_a_checkpoint_runs_to_the_step_limit_and_to_success(checkpoint):

@@ -18,12 +18,7 @@ from deploy.serve.command import contract_of
 from deploy.serve.contract import Contract
 from deploy.serve.wire import WireError
 from deploy.serve.xpolicylab import XPolicyLabService, action_maps, pack_message, read_observation, unpack_message
-from tests.deploy.serve.policies import engine, robot, served, write_checkpoint
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("served") / "checkpoint", robot())
+from tests.deploy.serve.policies import engine, robot, served
 
 
 @pytest.fixture

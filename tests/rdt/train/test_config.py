@@ -61,6 +61,33 @@ def test_the_resolved_config_reads_back_equal(tmp_path):
     assert config_from_dict(yaml.safe_load(dump_config(config))) == config
 
 
+PRESETS_YAML = "steps: 9\nlora: {rank: 2, alpha: 8}\nby_demonstrations: {5: {steps: 1}, 50: {lora: {rank: 4}}}\n"
+
+
+@pytest.mark.parametrize(("count", "steps", "rank"), [(None, 9, 2), (5, 1, 2), (49, 1, 2), (50, 9, 4), (600, 9, 4)])
+def test_a_preset_holds_from_its_number_of_demonstrations_on(tmp_path, count, steps, rank):
+    config = load_config(write(tmp_path, PRESETS_YAML), demonstrations=count)
+    assert (config.steps, config.lora.rank, config.lora.alpha) == (steps, rank, 8)
+    assert load_config(write(tmp_path, PRESETS_YAML), ["--steps", "3"], count).steps == 3
+
+
+@pytest.mark.parametrize("text", [PRESETS_YAML, "steps: 9\n"])
+def test_a_number_without_a_preset_is_refused(tmp_path, text):
+    with pytest.raises(ValueError, match="has no preset for 4 demonstrations"):
+        load_config(write(tmp_path, text), demonstrations=4)
+
+
+def test_a_wrong_word_in_a_preset_is_named(tmp_path):
+    with pytest.raises(ValueError, match="did you mean 'steps'"):
+        load_config(write(tmp_path, "by_demonstrations: {5: {stepps: 1}}\n"), demonstrations=5)
+
+
+@pytest.mark.parametrize("name", ["finetune_1b", "finetune_170m", "finetune_lora_1b"])
+@pytest.mark.parametrize("count", [1, 50, 500])
+def test_the_published_sizes_have_presets_for_few_and_for_many(name, count):
+    assert load_config(find_config("train", name), demonstrations=count).start_from.startswith("robotics-diffusion")
+
+
 SHIPPED = sorted((configs_dir() / "train").glob("*.yaml"))
 
 
