@@ -22,7 +22,14 @@ from rdt.model.manifest import verify
 from rdt.model.released import inspect_released, load_released, save_released
 from rdt.model.weights import WeightFormat
 from rdt.train.best import read_best
-from rdt.train.checkpoint import is_checkpoint, load_checkpoint, read_progress, read_run, save_checkpoint
+from rdt.train.checkpoint import (
+    STATISTICS_FILE,
+    is_checkpoint,
+    load_checkpoint,
+    read_progress,
+    read_run,
+    save_checkpoint,
+)
 from rdt.train.config import dump_config, load_config
 from rdt.visuomotor import VisuomotorPolicy
 
@@ -61,9 +68,9 @@ def inspect(path: str) -> str:
         lines.append(f"  trained   {progress[0]} of {checkpoint.config.steps} steps, {progress[1]:.0f} s")
     if best := read_best(folder):
         lines.append(f"  best      {best}")
-    if (folder / "statistics.json").is_file():
-        verify(folder, ("statistics.json",))
-        statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
+    if (folder / STATISTICS_FILE).is_file():
+        verify(folder, (STATISTICS_FILE,))
+        statistics = json.loads((folder / STATISTICS_FILE).read_text(encoding="utf-8"))
         lines.append(
             f"  learnt    {statistics['num_episodes']} episodes, {statistics['num_steps']} steps; "
             "held-out ones not counted"

@@ -25,6 +25,7 @@ from deploy.intervals import wilson_interval
 from deploy.open_loop import open_loop
 from deploy.plots import Chunk, action_panels
 from deploy.rollout import Outcome
+from rdt.train.best import SUCCESS
 from rdt.train.checkpoint import Checkpoint, save_checkpoint
 from rdt.train.config import TrainConfig
 from rdt.train.lora import merged
@@ -107,7 +108,7 @@ def success_figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
     for outcome in outcomes:
         tasks.setdefault(outcome.trial.task, []).append(outcome.success)
     return {
-        "success_rate": float(np.mean([outcome.success for outcome in outcomes])),
+        SUCCESS: float(np.mean([outcome.success for outcome in outcomes])),
         "success_low": low,
         "success_high": high,
         **{f"success/{task}": float(np.mean(done)) for task, done in tasks.items()},

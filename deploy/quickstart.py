@@ -34,7 +34,7 @@ from deploy.evaluate import Settings, evaluate, summary
 from deploy.open_loop import open_loop
 from deploy.record import ATTEMPTS_FILE, count_attempts
 from deploy.report import check_installed, write_report
-from deploy.train import CHECKPOINT, DEMONSTRATIONS, STORE, check, convert_demonstrations, record, train
+from deploy.train import CHECKPOINT, DEMONSTRATIONS, STORE, check, convert_demonstrations, record, runs, train
 from deploy.video import find_ffmpeg, write_gif
 from rdt.train.checkpoint import load_trainer_state
 from rdt.train.config import TrainConfig, differences, dump_config, load_config
@@ -56,7 +56,9 @@ PRODUCTS = {
 
 
 def command(args: argparse.Namespace) -> None:
-    config = load_config(find_config("train", args.config))
+    *before, config = runs(load_config(find_config("train", args.config)))
+    if before:
+        raise ValueError(f"{args.config} starts from {config.start_from}, which `rdt train {args.config}` trains first")
     demonstrations = replace(
         config.demonstrations, seed=args.seed, per_task=args.demos or config.demonstrations.per_task
     )

@@ -13,17 +13,19 @@ OUT/checkpoints/                  the last ones, where the config keeps more tha
 from __future__ import annotations
 
 import argparse
-import shutil
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 
-from data_pipeline.atomic import check_writable, recover_folder, remove_leftovers
+from data_pipeline.atomic import check_writable, read_json, recover_folder, remove_leftovers
 from data_pipeline.conversion import convert
 from data_pipeline.recordings import RobotRecordings
 from data_pipeline.schema.embodiment import Embodiment
@@ -39,11 +41,12 @@ from deploy.doctor import require
 from deploy.measures import closed_loop_success, open_loop_plots, plotted_episodes
 from deploy.record import record_demonstrations
 from rdt.encoders.feature_cache import FeatureCache
+from rdt.model.manifest import verify
 from rdt.objective import DiffusionImitation
 from rdt.random import SampleGenerator
 from rdt.train.adapt import adapt
 from rdt.train.best import HELD_OUT, SUCCESS, BestSoFar, read_best
-from rdt.train.checkpoint import keep_earlier, read_progress, read_run, resume, save_checkpoint
+from rdt.train.checkpoint import STATISTICS_FILE, keep_earlier, read_progress, read_run, resume, save_checkpoint
 from rdt.train.config import TrainConfig, differences, dump_config, load_config
 from rdt.train.data import batch_loader, fit_scaling, sample_stream, weighted_stores
 from rdt.train.features import cached_features
@@ -53,7 +56,7 @@ from rdt.train.lora import merged
 from rdt.train.memory import advice, run_memory
 from rdt.train.metrics import joint_figures, measure, sampling_figures
 from rdt.train.parallel import ALONE, Ranks, joined_ranks
-from rdt.train.start import Start, load_start, network_config, open_start
+from rdt.train.start import Start, check_will_fit, load_start, network_config, open_start
 from rdt.train.trainer import Measure, Trainer
 from rdt.visuomotor import VisuomotorPolicy
 from robot_drivers.sim.scene import load_scene
@@ -73,9 +76,10 @@ FREE_ON_RESUME = dict.fromkeys(
         "parallel",
         "keep_best",
         "keep_last",
+        "activation_checkpointing",
     )
 )
-DATA_FREE_ON_RESUME = dict.fromkeys(("workers", "micro_batch_size", "max_bad_fraction", "bad_window"))
+DATA_FREE_ON_RESUME = dict.fromkeys(("workers", "cache_features", "micro_batch_size", "max_bad_fraction", "bad_window"))
 """Settings that a resumed run may change, and those of its `data`."""
 
 DEMONSTRATIONS, STORE, FEATURES = "demonstrations", "store", "features"
@@ -85,10 +89,12 @@ CHECKPOINT, BEST, EARLIER = "checkpoint", "best", "checkpoints"
 def command(args: argparse.Namespace) -> None:
     *before, config = runs(load_config(find_config("train", args.config), args.overrides, args.demos))
     out = Path(config.out)
-    if (out / CHECKPOINT).exists() and args.resume != "auto":
+    if args.resume != "auto" and any((out / name).exists() for name in (CHECKPOINT, BEST, EARLIER)):
         raise ValueError(f"{out} holds a checkpoint already: go on with --resume auto, or give another --out")
     for run in (*before, config):
         check(run)
+    for earlier, later in pairwise([*before, config]):
+        check_will_fit(earlier, later)
     if not before:
         _open_start(config, out, report=lambda _: None)
     check_writable(out)
@@ -114,10 +120,11 @@ def runs(config: TrainConfig) -> list[TrainConfig]:
     before = replace(load_config(shipped[name]), device=config.device, parallel=config.parallel)
     checkpoint = Path(before.out) / CHECKPOINT
     config = replace(config, start_from=str(checkpoint))
+    if (Path(config.out) / CHECKPOINT).exists():
+        return [config]
     progress = read_progress(checkpoint) if checkpoint.exists() else None
-    finished = progress is not None and progress[0] >= before.steps
-    needed = not finished and not (Path(config.out) / CHECKPOINT).exists()
-    return [*runs(before), config] if needed else [config]
+    finished = checkpoint.exists() and (progress is None or progress[0] >= before.steps)
+    return [config] if finished else [*runs(before), config]
 
 
 def _run(config: TrainConfig, ranks: Ranks) -> None:
@@ -191,15 +198,14 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
     if ranks.is_first:
         recover_folder(out / CHECKPOINT)
         recover_folder(out / BEST)
-        remove_leftovers(out)
-        if not (out / CHECKPOINT).exists():
-            shutil.rmtree(out / BEST, ignore_errors=True)  # of a run that begins anew
+        for folder in (out, out / EARLIER):
+            remove_leftovers(folder)
     ranks.wait()
     robot = _robot(config)
     recorded = [out / STORE] if config.demonstrations.per_task else []
     weights, unit = weighted_stores(config.data, recorded, ranks.tell)
     stores = [EpisodeStore.open(path) for path in weights]
-    _check_run(config, out, robot, stores)
+    _check_run(config, out, robot, stores, ranks.tell)
     torch.manual_seed(config.seed)
     start = _open_start(config, out, ranks.tell)
     if start:
@@ -211,6 +217,7 @@ def train(config: TrainConfig, out: Path, ranks: Ranks = ALONE) -> None:
     training = {part: weights[part.path] for part, _ in parts}
     held_out = {part: weights[part.path] for _, part in parts if len(part)}
     statistics, randomisation = fit_scaling(model, config, list(training), start, ranks.tell)
+    _check_data(statistics, out)
     adapt(model, config, ranks.tell)
     device = rank_device(config, ranks)
     _tell_memory(config, device, ranks)
@@ -317,7 +324,9 @@ def _open_start(config: TrainConfig, out: Path, report: Callable[[str], None]) -
     return open_start(config, _robot(config), report)
 
 
-def _check_run(config: TrainConfig, out: Path, robot: Embodiment, stores: list[EpisodeStore]) -> None:
+def _check_run(
+    config: TrainConfig, out: Path, robot: Embodiment, stores: list[EpisodeStore], report: Callable[[str], None]
+) -> None:
     """Refuse what would train the wrong thing: no data, another robot's data, another run's checkpoint."""
     if not stores:
         raise ValueError("the config names no data: set data.stores or demonstrations.per_task")
@@ -329,20 +338,32 @@ def _check_run(config: TrainConfig, out: Path, robot: Embodiment, stores: list[E
             )
     others = [store.path.name for store in stores if not store.is_of(robot)]
     if others:
-        print(
+        report(
             f"the checkpoint is for robot {robot.name!r}; of another one, or of one unknown, are: {', '.join(others)}"
         )
     if not set(config.condition.cameras) & set(robot.cameras):
         raise ValueError(
             f"robot {robot.name!r} has cameras {list(robot.cameras)}: set condition.cameras to some of them"
         )
-    if (out / CHECKPOINT).exists():
-        before, now = map(_fixed, (read_run(out / CHECKPOINT), config))
-        changed = differences(before, now)
-        if changed:
-            raise ValueError(
-                f"{out / CHECKPOINT} was trained with other settings ({', '.join(changed)}): use another out"
-            )
+    for folder in (out / CHECKPOINT, out / BEST):
+        if folder.exists():
+            before, now = map(_fixed, (read_run(folder), config))
+            changed = differences(before, now)
+            if changed:
+                raise ValueError(f"{folder} was trained with other settings ({', '.join(changed)}): use another out")
+
+
+def _check_data(statistics: dict[str, Any], out: Path) -> None:
+    """Refuse to go on with other data than those of the run: order and scaling would change in its midst."""
+    file = out / CHECKPOINT / STATISTICS_FILE
+    if not file.is_file():
+        return
+    verify(file.parent, (file.name,))
+    if read_json(file, "take an earlier checkpoint") != json.loads(json.dumps(statistics)):
+        raise ValueError(
+            f"the data are not those that {file.parent} was trained on, by their statistics: bring them back, or use "
+            "another out, with start_from to go on from these weights"
+        )
 
 
 def _fixed(config: TrainConfig) -> dict:

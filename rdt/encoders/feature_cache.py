@@ -1,7 +1,7 @@
 """Features of pictures that a frozen encoder has seen, on the disk: a small set is encoded once, not once an epoch.
 
     features.bin        the features, one picture after another, in the encoder's own type
-    pictures.npz        `keys` int64 (picture, 2): which picture each one is of
+    pictures.npz        `keys` int64 (picture, 2): which picture each one is of; `signature` (width,): the encoder's own
     cache.json          their number, tokens, width and type
 
 A picture is recognised by its pixels, as the encoder takes them. What is changed by augmentation is another picture and
@@ -23,6 +23,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from data_pipeline.atomic import atomic_folder, read_json, write_json
+from rdt.encoders.frozen import serving_dtype
 
 Pictures = UInt8[Tensor, "image size size 3"]
 Features = Float[Tensor, "image token dim"]
@@ -61,7 +62,9 @@ class FeatureCache:
         others = [place for place, row in enumerate(rows) if row is None]
         if not here:
             return encode(images)
-        known = self._features[[row for row in rows if row is not None]].to(images.device)
+        # a cache that was made on another kind of device has that one's type
+        found = self._features[[row for row in rows if row is not None]]
+        known = found.to(images.device, serving_dtype(images.device))
         features = known.new_empty(len(rows), *known.shape[1:])
         features[here] = known
         if others:
@@ -72,10 +75,24 @@ class FeatureCache:
         return self  # copies of the encoder read the same file
 
 
+def read_signature(folder: Path) -> np.ndarray | None:
+    """The `signature` that a folder was written with; None where there is no folder."""
+    if not (folder / "pictures.npz").is_file():
+        return None
+    with np.load(folder / "pictures.npz") as pictures:
+        return pictures["signature"]
+
+
 def write_features(
-    folder: Path, pictures: Iterable[np.ndarray], encode: Callable[[Pictures], Features], device: torch.device
+    folder: Path,
+    pictures: Iterable[np.ndarray],
+    encode: Callable[[Pictures], Features],
+    device: torch.device,
+    signature: np.ndarray,
 ) -> None:
     """Encode each distinct picture, uint8 (size, size, 3), and write `folder`; whole or not at all.
+
+    `signature` is something that another encoder would give otherwise.
 
     Raises `WriteError` for a full disk.
     """
@@ -88,7 +105,7 @@ def write_features(
                 features = encode(torch.stack(chunk).to(device)).contiguous().cpu()
                 shape, dtype = (features.shape[1], features.shape[2]), features.dtype
                 opened.write(features.view(torch.uint8).numpy().data)
-        np.savez(temporary / "pictures.npz", keys=np.array(keys, dtype=np.int64).reshape(-1, 2))
+        np.savez(temporary / "pictures.npz", keys=np.array(keys, dtype=np.int64).reshape(-1, 2), signature=signature)
         about = {"pictures": len(keys), "tokens": shape[0], "width": shape[1]}
         write_json(temporary / CACHE_FILE, {**about, "dtype": str(dtype).removeprefix("torch.")})
 
@@ -101,8 +118,8 @@ def free_bytes(folder: Path) -> int:
 def picture_keys(images: Pictures) -> Int[Tensor, "image 2"]:
     """128 bits that tell pictures apart: two sums of all pixels with fixed random weights, modulo 2^64.
 
-    Pictures that were not made to collide do so with a probability below 2^-100. On a GPU it costs one read of the
-    pixels, where a digest would have to bring them to the host.
+    Pictures that were not made to collide do so with a probability below 2^-100. On a GPU nothing has to go to the
+    host for it, as it would for a digest.
     """
     pixels = images.flatten(1)
     weights = _weights(pixels.shape[1], images.device)

@@ -47,6 +47,7 @@ from rdt.train.sharded import SHARDS, has_shares, load_shards, read_plain, save_
 from rdt.train.trainer import Trainer
 from rdt.visuomotor import VisuomotorPolicy
 
+STATISTICS_FILE = "statistics.json"
 RUN_FILE = "run.yaml"
 """What tells a checkpoint of this stack from a released one."""
 
@@ -91,7 +92,7 @@ def save_checkpoint(
         (temporary / RUN_FILE).write_text(dump_config(config), encoding="utf-8")
         (temporary / "robot.yaml").write_text(yaml.safe_dump(robot.to_dict(), sort_keys=False), encoding="utf-8")
         if statistics is not None:
-            (temporary / "statistics.json").write_text(json.dumps(statistics, indent=1), encoding="utf-8")
+            (temporary / STATISTICS_FILE).write_text(json.dumps(statistics, indent=1), encoding="utf-8")
         if best is not None:
             write_json(temporary / BEST_FILE, best.to_dict())
         if trainer_state is not None:
@@ -114,7 +115,8 @@ def keep_earlier(folder: str | Path, earlier: str | Path, step: int, count: int)
                 linked = temporary / file.relative_to(folder)
                 linked.parent.mkdir(exist_ok=True)
                 os.link(file, linked)
-    for old in sorted(Path(earlier).glob("step_*"))[:-count]:
+    until_now = [path for path in sorted(Path(earlier).glob("step_*")) if path.name <= kept.name]
+    for old in until_now[:-count]:  # later ones are there where a run goes on from an earlier step: it makes them again
         shutil.rmtree(old)
 
 

@@ -56,6 +56,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.mixture is not None and self.weights is not None:
             raise ValueError("data.mixture and data.weights say the same thing: give one of them")
+        if self.micro_batch_size < 0:
+            raise ValueError(f"data.micro_batch_size must be 0, all at once, or more, got {self.micro_batch_size}")
         if self.workers < 0 or self.bad_window < 1 or not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(
                 "data.workers must be 0 or more, data.max_bad_fraction in [0, 1] and data.bad_window at least 1, got "
@@ -112,6 +114,8 @@ class TrainConfig:
     keep_last: int = 1  # checkpoints that are kept: the newest in checkpoint/, more than one in checkpoints/
 
     def __post_init__(self) -> None:
+        if self.keep_last < 1:
+            raise ValueError(f"keep_last counts checkpoints and must be at least 1, got {self.keep_last}")
         if self.plot_every < 0 or self.evaluate_every < 0 or self.evaluate_episodes < 1:
             raise ValueError(
                 "plot_every and evaluate_every must be 0 or more and evaluate_episodes at least 1, got "
@@ -127,12 +131,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), demonstrations:
     """
     raw = read_yaml(path)
     presets = raw.pop(BY_DEMONSTRATIONS, {})
+    for count, preset in presets.items():
+        if not isinstance(count, int) or not isinstance(preset, dict):
+            raise ValueError(f"{path}: {BY_DEMONSTRATIONS} maps numbers to settings, got {count!r}: {preset!r}")
+        _check_nested_keys(f"{path}, {BY_DEMONSTRATIONS} {count}", TrainConfig, preset)
     if demonstrations is not None:
+        if not presets:
+            raise ValueError(
+                f"{path} has no presets by number of demonstrations; how many to record is demonstrations.per_task"
+            )
         fitting = [count for count in presets if count <= demonstrations]
         if not fitting:
             raise ValueError(
                 f"{path} has no preset for {demonstrations} demonstrations: its {BY_DEMONSTRATIONS} begin at "
-                f"{min(presets, default='no number')}"
+                f"{min(presets)}"
             )
         raw = _overlaid(raw, presets[max(fitting)])
     return config_from_dict(raw, overrides, where=str(path))

@@ -33,7 +33,7 @@ from rdt.model.policy import RDTPolicy
 from rdt.model.presets import PRESETS, RDTConfig, image_grid
 from rdt.model.released import inspect_released, load_released
 from rdt.model.weights import CheckpointError
-from rdt.train.checkpoint import is_checkpoint, read_run
+from rdt.train.checkpoint import STATISTICS_FILE, is_checkpoint, read_run
 from rdt.train.config import TrainConfig
 from rdt.visuomotor import VisuomotorPolicy
 
@@ -85,10 +85,10 @@ def open_start(config: TrainConfig, robot: Embodiment, report: Callable[[str], N
     statistics: dict[Kind, SlotStats] = {}
     if is_checkpoint(source):
         folder = Path(source)
-        verify(folder, ("robot.yaml", "statistics.json", "condition.safetensors", "instructions.safetensors"))
+        verify(folder, ("robot.yaml", STATISTICS_FILE, "condition.safetensors", "instructions.safetensors"))
         theirs = read_run(folder)
         their_robot = Embodiment.from_yaml(folder / "robot.yaml")
-        statistics = _read_statistics(folder / "statistics.json")
+        statistics = _read_statistics(folder / STATISTICS_FILE)
     resized = _resizing(source, had, config, theirs.condition.cameras if theirs else None)
     start = Start(source, theirs, their_robot, statistics, resized)
     _check_condition(start, config)
@@ -107,6 +107,12 @@ def open_start(config: TrainConfig, robot: Embodiment, report: Callable[[str], N
             )
         )
     return start
+
+
+def check_will_fit(before: TrainConfig, config: TrainConfig) -> None:
+    """Raise `ValueError` where a run could not start from what another one is going to train."""
+    _resizing(before.out, network_config(before), config, before.condition.cameras)
+    _check_condition(Start(before.out, before, None, {}, {}), config)
 
 
 def load_start(start: Start, config: TrainConfig, report: Callable[[str], None] = print) -> VisuomotorPolicy:

@@ -60,9 +60,8 @@ class Trainer:
     """Runs `config.steps` optimizer steps of an objective.
 
     `batches(step)` gives the training batch of a step; `measures` are taken of the averaged weights where there are
-    any, and their newest numbers stand in `measured`; `keep_best(trainer, figures)` hears of them, on every rank, and
-    `save(trainer)` writes a checkpoint. `config.loggers` get one row per logged step, `gates` too, whose advice is
-    printed.
+    any; `keep_best(trainer, figures)` hears of their numbers, on every rank, and `save(trainer)` writes a checkpoint.
+    `config.loggers` get one row per logged step, `gates` too, whose advice is printed.
     """
 
     def __init__(
@@ -87,7 +86,6 @@ class Trainer:
         self.config = config
         self.out = out
         self.measures = measures
-        self.measured: dict[str, float] = {}
         self.gates = gates or Gates(config.steps, config.optim.warmup_steps, mean_action_loss=None)
         self.save = save
         self.keep_best = keep_best
@@ -290,7 +288,6 @@ class Trainer:
             with self.ranks.together():
                 if model is not None and self.ranks.is_first:
                     figures |= measure.of(model.eval(), self.step)
-        self.measured |= figures
         return figures
 
     def _due(self) -> list[Measure]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from data_pipeline.schema.registry import find_config
 from data_pipeline.schema.types import Episode
 from data_pipeline.storage import EpisodeStore
 from deploy.cli import main
+from rdt.encoders.siglip import SiglipVision
 from rdt.model.presets import PRESETS
 from rdt.train.best import Best, read_best
 from rdt.train.checkpoint import load_checkpoint, load_trainer_state
@@ -81,16 +83,26 @@ def test_training_with_published_encoders_embeds_once_and_goes_on_without_t5(pub
     assert torch.isfinite(model.condition.vision_signature).all()
 
 
-def test_cached_features_train_like_pictures_that_are_encoded_in_the_step(published, tmp_path, capsys):
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(published))
-    train = ["train", str(tmp_path / "run.yaml"), "--out"]
+def test_cached_features_train_like_pictures_that_are_encoded_in_the_step(published, tmp_path, capsys, monkeypatch):
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**published, "steps": 9}))
+    train = ["train", str(tmp_path / "run.yaml"), "--plot_every", "0", "--out"]
+    looked, forward = {"plain": 0, "cached": 0}, SiglipVision.forward
+
+    def counted(self, pixels):
+        looked[running] += len(pixels)
+        return forward(self, pixels)
+
+    monkeypatch.setattr(SiglipVision, "forward", counted)
+    running = "plain"
     assert main([*train, str(tmp_path / "plain")]) == 0
+    running = "cached"
     assert main([*train, str(tmp_path / "cached"), "--data.cache_features", "true"]) == 0
     assert "features of up to 24 pictures" in capsys.readouterr().out
     plain, cached = (
         json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in ("plain", "cached")
     )
     assert cached["loss"] == pytest.approx(plain["loss"], rel=1e-5)
+    assert looked["cached"] < looked["plain"]  # 24 pictures and the background, whatever the steps
     assert (
         main([*train, str(tmp_path / "jittered"), "--data.cache_features", "true", "--data.random_shift_px", "2"]) != 0
     )
@@ -207,8 +219,34 @@ def test_the_best_of_a_run_killed_after_it_is_that_of_an_uninterrupted_one(store
         assert torch.equal(value, load_checkpoint(tmp_path / "part" / "best").model.state_dict()[name]), name
 
     shutil.rmtree(tmp_path / "part" / "checkpoint")
-    assert run("part", [6, 6, 6, 6], "--keep_best", "false") == 0
-    assert not (tmp_path / "part" / "best").exists()  # what an earlier run left is not this one's
+    assert run("part", []) != 0  # the best weights are there: another run does not take their place unasked
+    assert "go on with --resume auto" in capsys.readouterr().err
+    assert run("part", [2, 4, 6, 8], "--resume", "auto") == 0
+    assert read_best(tmp_path / "part" / "best") == read_best(best)
+    assert run("part", [], "--resume", "auto", "--seed", "7") != 0
+    assert "was trained with other settings (seed: 0 -> 7)" in capsys.readouterr().err
+
+
+def test_a_run_does_not_go_on_with_other_data(store, tmp_path, capsys):
+    (tmp_path / "store").rename(tmp_path / "datasets")
+    assert pretrain(tmp_path) == 0
+    episode = EpisodeStore.open(tmp_path / "datasets")[0]
+    with EpisodeStore.open(tmp_path / "datasets") as grown:
+        grown.add(replace(episode, name="one_more"))
+    assert pretrain(tmp_path, "--resume", "auto") != 0
+    assert "the data are not those that" in capsys.readouterr().err
+
+
+def test_a_start_that_will_not_fit_is_told_before_its_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "finetune_sim", "--condition.scaling", "none"]) != 0
+    assert "runs/pretrain_sim was trained with condition.scaling 'min_max'" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_preset_is_chosen_by_the_number_of_demonstrations(tmp_path, capsys):
+    assert main(["train", "finetune_sim", "--demos", "5"]) != 0
+    assert "has no presets by number of demonstrations" in capsys.readouterr().err
 
 
 def test_a_wrong_logger_is_named_before_anything_is_read(tmp_path, capsys):

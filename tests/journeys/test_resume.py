@@ -180,4 +180,6 @@ def test_a_killed_rank_ends_all_with_a_message_and_the_next_call_goes_on(config)
     assert read_progress(out / "checkpoint")[0] == 24
     assert [row["step"] for row in rows(out)] == sorted({*range(2, 25, 2), 10, 20})
     assert (out / "checkpoint" / "trainer").is_dir() and not (out / "checkpoint" / "trainer.pt").exists()
+    assert read_best(out / "best").step % 2 == 0  # when it is measured
+    load_checkpoint(out / "best")
     assert list(out.glob(".*")) == []

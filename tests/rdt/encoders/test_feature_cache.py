@@ -11,6 +11,7 @@ from data_pipeline.atomic import WriteError
 from rdt.encoders.feature_cache import FeatureCache, picture_keys, write_features
 
 CPU = torch.device("cpu")
+SIGNATURE = np.ones(3, np.float32)
 
 
 class Encoder:
@@ -33,19 +34,19 @@ def pictures():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_was_seen_is_not_encoded_again(pictures, tmp_path, dtype):
-    encoder = Encoder(dtype)
-    write_features(tmp_path / "features", [*pictures, *pictures[:5]], encoder, CPU)
+    encoder = Encoder(dtype)  # of another device, where it is bfloat16
+    write_features(tmp_path / "features", [*pictures, *pictures[:5]], encoder, CPU, SIGNATURE)
     assert encoder.seen == len(pictures)
     cache = FeatureCache(tmp_path / "features")
     asked = torch.from_numpy(pictures[[3, 30, 3, 0]])
     found = cache(asked, encoder)
     assert encoder.seen == len(cache) == len(pictures)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found, encoder(asked))
+    assert found.dtype == torch.float32  # as the encoder here would give them
+    torch.testing.assert_close(found, encoder(asked).float())
 
 
 def test_a_picture_that_differs_in_one_pixel_is_another(pictures, tmp_path):
-    write_features(tmp_path / "features", pictures, Encoder(), CPU)
+    write_features(tmp_path / "features", pictures, Encoder(), CPU, SIGNATURE)
     cache, encoder = FeatureCache(tmp_path / "features"), Encoder()
     asked = torch.from_numpy(pictures[:3])
     asked[1, 4, 4, 1] += 1
@@ -62,13 +63,13 @@ def test_keys_tell_pictures_apart_and_do_not_depend_on_the_company(pictures):
 
 
 def test_copies_of_an_encoder_share_the_cache(pictures, tmp_path):
-    write_features(tmp_path / "features", pictures, Encoder(), CPU)
+    write_features(tmp_path / "features", pictures, Encoder(), CPU, SIGNATURE)
     cache = FeatureCache(tmp_path / "features")
     assert copy.deepcopy(cache) is cache
 
 
 def test_a_cut_file_is_named(pictures, tmp_path):
-    write_features(tmp_path / "features", pictures, Encoder(), CPU)
+    write_features(tmp_path / "features", pictures, Encoder(), CPU, SIGNATURE)
     file = tmp_path / "features" / "features.bin"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"features\.bin should hold 888 bytes"):
@@ -81,5 +82,5 @@ def test_a_full_disk_leaves_nothing(pictures, tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(WriteError, match="the disk is full"):
-        write_features(tmp_path / "features", full(), Encoder(), CPU)
+        write_features(tmp_path / "features", full(), Encoder(), CPU, SIGNATURE)
     assert not list(tmp_path.iterdir())

@@ -134,6 +134,13 @@ def test_kept_checkpoints_are_whole_and_verified(saved_whole, tmp_path):
     assert load_trainer_state(kept)["step"] == 1
 
 
+def test_checkpoints_of_later_steps_push_none_of_this_runs_out(saved_whole, tmp_path):
+    for step in (800, 900, 100, 200, 300):
+        keep_earlier(saved_whole, tmp_path / "kept", step, 2)
+    kept = sorted(int(path.name.removeprefix("step_")) for path in (tmp_path / "kept").iterdir())
+    assert kept == [200, 300, 800, 900]
+
+
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(ValueError, match="is not a checkpoint"):
         load_checkpoint(tmp_path / "nowhere")

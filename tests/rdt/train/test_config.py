@@ -71,21 +71,37 @@ def test_a_preset_holds_from_its_number_of_demonstrations_on(tmp_path, count, st
     assert load_config(write(tmp_path, PRESETS_YAML), ["--steps", "3"], count).steps == 3
 
 
-@pytest.mark.parametrize("text", [PRESETS_YAML, "steps: 9\n"])
-def test_a_number_without_a_preset_is_refused(tmp_path, text):
-    with pytest.raises(ValueError, match="has no preset for 4 demonstrations"):
+@pytest.mark.parametrize(
+    ("text", "words"), [(PRESETS_YAML, "no preset for 4 demonstrations"), ("steps: 9\n", "no presets by number")]
+)
+def test_a_number_without_a_preset_is_refused(tmp_path, text, words):
+    with pytest.raises(ValueError, match=words):
         load_config(write(tmp_path, text), demonstrations=4)
 
 
-def test_a_wrong_word_in_a_preset_is_named(tmp_path):
-    with pytest.raises(ValueError, match="did you mean 'steps'"):
-        load_config(write(tmp_path, "by_demonstrations: {5: {stepps: 1}}\n"), demonstrations=5)
+@pytest.mark.parametrize(
+    ("preset", "words"), [("5: {stepps: 1}", "did you mean 'steps'"), ("1-5: {steps: 1}", "maps numbers to settings")]
+)
+def test_a_wrong_preset_is_named_whether_it_is_asked_for_or_not(tmp_path, preset, words):
+    with pytest.raises(ValueError, match=words):
+        load_config(write(tmp_path, f"by_demonstrations: {{{preset}}}\n"))
+
+
+@pytest.mark.parametrize("text", ["keep_last: -2", "data: {micro_batch_size: -1}"])
+def test_counts_below_zero_are_refused(tmp_path, text):
+    with pytest.raises(ValueError, match="must be"):
+        load_config(write(tmp_path, text))
 
 
 @pytest.mark.parametrize("name", ["finetune_1b", "finetune_170m", "finetune_lora_1b"])
 @pytest.mark.parametrize("count", [1, 50, 500])
-def test_the_published_sizes_have_presets_for_few_and_for_many(name, count):
-    assert load_config(find_config("train", name), demonstrations=count).start_from.startswith("robotics-diffusion")
+def test_the_published_sizes_have_presets_for_few_and_for_many(name, count, tmp_path):
+    config = load_config(find_config("train", name), published_by_size(tmp_path), count)
+    assert config.steps == {1: 5000, 50: 30_000, 500: 150_000}[count]
+    if config.lora.rank:
+        pytest.importorskip("peft", reason="needs the extra `lora`")
+    with torch.device("meta"):  # patterns of what does not train name something
+        adapt(VisuomotorPolicy(network_config(config), config.condition), config, report=lambda _: None)
 
 
 SHIPPED = sorted((configs_dir() / "train").glob("*.yaml"))
