@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -23,14 +24,19 @@ CORE = (
     "jaxtyping",
     "jsonargparse",
     "tqdm",
+    "google-crc32c",
 )
 EXTRAS = {
     "sim": ("mujoco", "gym-aloha", "imageio", "imageio-ffmpeg", "matplotlib", "jinja2", "scipy"),
-    "encoders": ("transformers", "timm", "sentencepiece"),
+    "encoders": ("transformers", "timm", "sentencepiece", "protobuf"),
+    "lora": ("peft",),
+    "augment": ("opencv-python-headless",),
     "video": ("av",),
     "mcap": ("mcap", "mcap-ros2-support", "rosbags"),
     "rlds": ("tensorflow-datasets", "tensorflow"),
     "array_record": ("array-record",),
+    "rl": ("tianshou",),
+    "eeg": ("scikit-learn", "scipy", "mne"),
     "cluster": ("ray",),
     "viz": ("rerun-sdk",),
     "samplers": ("diffusers",),
@@ -44,6 +50,14 @@ EXTRAS = {
     "urdf": ("yourdfpy",),
     "workspace": ("pin",),
     "piper": ("piper-sdk", "python-can"),
+    "ros2": (
+        "ros-rclpy",
+        "ros-rmw-fastrtps-cpp",
+        "ros-sensor-msgs",
+        "ros-std-msgs",
+        "ros-std-srvs",
+        "ros-diagnostic-msgs",
+    ),
 }
 SPEED = ("flash-attn", "torchao")  # picked up where installed; flash-attn has to be built for the machine
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri"
@@ -56,7 +70,7 @@ def command(args: argparse.Namespace) -> int:
     missing = _print_packages("core", CORE)
     for extra, packages in EXTRAS.items():
         absent = _print_packages(f"extra {extra}", packages)
-        if absent:
+        if absent and not (extra == "ros2" and _has_own_ros()):
             print(f"{'':13s} without {', '.join(absent)}: pip install 'rdt-stack[{extra}]'")
     _print_packages("for speed", SPEED)
     print(f"torch device  {_torch_device()}")
@@ -91,6 +105,11 @@ def _print_packages(title: str, packages: tuple[str, ...]) -> list[str]:
     known = {package: _version(package) for package in packages}
     print(f"{title:13s} " + ", ".join(f"{name} {version or '-'}" for name, version in known.items()))
     return [name for name, version in known.items() if version is None]
+
+
+def _has_own_ros() -> bool:
+    """Whether ROS 2 is there and not by our wheels, which would not mix with it."""
+    return importlib.util.find_spec("rclpy") is not None and _version("ros-rclpy") is None
 
 
 def _import_error(module: str) -> str | None:

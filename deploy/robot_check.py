@@ -11,6 +11,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -98,7 +99,9 @@ class Check:
         except ERRORS as error:
             self._note(f"{side} connection", "failed", str(error))
             return
-        guard = GuardedArm.of(self.robot, side, arm, LimitSettings(margin_rad=0.0), RATE_HZ)
+        guard = self._guarded(side, arm)
+        if guard is None:
+            return
         try:
             facts = arm.facts() if isinstance(arm, TalkativeArm) else ArmFacts(())
             for line in facts.lines:
@@ -116,6 +119,19 @@ class Check:
             self._note(f"{side} arm", "failed", str(error))
         finally:
             self._leave(guard, moving)
+
+    def _guarded(self, side: str, arm: Arm) -> GuardedArm | None:
+        """The arm behind its limits; where these cannot be made, the arm is let go of, and that is a row."""
+        try:
+            with ExitStack() as unguarded:
+                unguarded.callback(arm.close)
+                unguarded.callback(arm.hold)
+                guard = GuardedArm.of(self.robot, side, arm, LimitSettings(margin_rad=0.0), RATE_HZ)
+                unguarded.pop_all()
+            return guard
+        except ERRORS as error:
+            self._note(f"{side} guard", "failed", f"{error}; the arm was told to hold and let go of")
+            return None
 
     def camera(self, role: str) -> None:
         self.person.say(f"\ncamera {role}, {self.robot.cameras[role].source}")

@@ -37,7 +37,7 @@ class Register(NamedTuple):
 
 MODEL = Register(0, 2)
 FIRMWARE = Register(6, 1)
-DRIVE_MODE = Register(10, 1)  # bit 0: reversed
+DRIVE_MODE = Register(10, 1)  # bit 0: reversed; bit 2: the profile registers are times in ms
 OPERATING_MODE = Register(11, 1)  # registers below 64 can be written with torque off only
 SECONDARY_ID = Register(12, 1)
 MAX_POSITION = Register(48, 4)
@@ -52,6 +52,7 @@ POSITION = Register(132, 4, signed=True)
 VOLTAGE = Register(144, 2)  # 0.1 V
 TEMPERATURE = Register(146, 1)  # deg C
 
+TIME_BASED = 0b100
 POSITION_MODE = 3
 CURRENT_BASED_POSITION_MODE = 5
 WATCHDOG_TRIPPED = 255

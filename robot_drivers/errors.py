@@ -25,3 +25,4 @@ class ArmFaultError(RobotError):
 
 
 PASSIVE = "an arm that was opened to look only (passive) takes no command"
+NOT_CONCERNED = "not concerned: a camera failed"

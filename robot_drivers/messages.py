@@ -35,34 +35,26 @@ _WIDTH = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 __all__ = ["Bool", "CompressedImage", "Float64MultiArray", "Image", "JointState", "SetBool", "String", "Trigger"]
 
 
-def quality(
-    reliability: Reliability = "best_effort", depth: int = 1, *, latched: bool = False, deadline_s: float | None = None
-) -> QoSProfile:
+def quality(reliability: Reliability = "best_effort", depth: int = 1, *, latched: bool = False) -> QoSProfile:
     """Keep the last `depth`; latched: a late joiner gets the last one too."""
-    from rclpy.duration import Duration
-
-    profile = QoSProfile(
+    return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=depth,
         reliability=ReliabilityPolicy.RELIABLE if reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
     )
-    if deadline_s is not None:
-        profile.deadline = Duration(nanoseconds=round(deadline_s * 1e9))
-    return profile
 
 
 class ClockBridge:
     """Between header stamps of ROS, which are the system's time, and this stack's monotonic clock.
 
-    The offset is measured anew every ten seconds, by the tightest of a few readings; how far it jumped is kept.
+    The offset is measured anew every ten seconds, by the tightest of a few readings.
     """
 
     EVERY_NS = 10_000_000_000
 
     def __init__(self) -> None:
         self._offset_ns, self._measured_ns = self._measure(), time.monotonic_ns()
-        self.jump_ns = 0  # of the system's clock, seen at the last measurement
 
     def to_monotonic(self, stamp: Time) -> int:
         """A header stamp in ns of CLOCK_MONOTONIC; a stamp of 0 is the present."""
@@ -79,9 +71,7 @@ class ClockBridge:
     def _renew(self) -> None:
         now = time.monotonic_ns()
         if now - self._measured_ns > self.EVERY_NS:
-            offset = self._measure()
-            self.jump_ns = offset - self._offset_ns
-            self._offset_ns, self._measured_ns = offset, now
+            self._offset_ns, self._measured_ns = self._measure(), now
 
     @staticmethod
     def _measure() -> int:
@@ -130,7 +120,7 @@ def picture(message: Image | CompressedImage) -> np.ndarray:
     if isinstance(message, CompressedImage):
         try:
             return np.asarray(PillowImage.open(io.BytesIO(bytes(message.data))).convert("RGB"))
-        except OSError as error:
+        except (OSError, PillowImage.DecompressionBombError) as error:
             raise ValueError(f"a compressed image ({message.format!r}, {len(message.data)} bytes): {error}") from None
     if message.encoding not in PLAIN_CHANNELS:
         raise ValueError(f"an image with encoding {message.encoding!r} came; expected one of {sorted(PLAIN_CHANNELS)}")

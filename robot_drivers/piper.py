@@ -34,6 +34,7 @@ LIMITS_FRAME = 0x473
 MOTOR_FRAMES = tuple(range(0x261, 0x267))
 BITRATE = 1_000_000
 ENABLE_PERIOD_S, ENABLE_TIMEOUT_S = 0.01, 5.0
+LOOK_AGAIN_S = 0.02  # four frames' time for a reader that was paused with everything else
 LOST_NS = 500_000_000  # joint frames come every 5 ms; the guard faults at the same age
 FAR_RAD = 0.1  # farther from its target than this a joint is held where it is, not where it was going
 CAN_MODE, MOVE_J, POSITION_VELOCITY = 1, 1, 0
@@ -131,12 +132,12 @@ class Piper:
 
     def state(self) -> ArmState:
         """Measured positions (7,) or (6,), as old as the oldest of their frames."""
-        positions = self._measured()
         if self._passive:
             self._require_bus()
         else:
             self._require_health()
-        return ArmState(positions, min(self._arrived[frame] for frame in self._needed))
+        stamp_ns = min(self._arrived[frame] for frame in self._needed)  # before the positions: never too young
+        return ArmState(self._measured(), stamp_ns)
 
     def command(self, command: ArmCommand) -> None:
         """Send the targets, in the order and units of `state`."""
@@ -246,9 +247,16 @@ class Piper:
         self._target = np.array(positions)
 
     def _require_bus(self) -> None:
-        """Feedback comes; else stop blindly and say so."""
-        oldest = min(self._needed, key=lambda frame: self._arrived[frame])
-        age_ns = self._clock() - self._arrived[oldest]
+        """Feedback comes; else stop blindly and say so.
+
+        Only power off and on undoes the stop, so the arm is looked at twice: after a pause of the whole program its
+        frames wait to be read, and nothing is wrong with it.
+        """
+        oldest, age_ns = self._oldest()
+        if self._sdk.isOk() and age_ns <= LOST_NS:
+            return
+        self._sleep(LOOK_AGAIN_S)
+        oldest, age_ns = self._oldest()
         if self._sdk.isOk() and age_ns <= LOST_NS:
             return
         if not self._passive:
@@ -258,6 +266,11 @@ class Piper:
             "every 5 ms",
             AS_BEFORE if self._passive else UNHEARD,
         )
+
+    def _oldest(self) -> tuple[int, int]:
+        """The needed frame that came longest ago, and its age in ns."""
+        oldest = min(self._needed, key=lambda frame: self._arrived[frame])
+        return oldest, self._clock() - self._arrived[oldest]
 
     def _require_health(self) -> None:
         self._require_bus()

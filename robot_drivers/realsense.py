@@ -16,11 +16,10 @@ import numpy as np
 from data_pipeline.schema.embodiment import Embodiment
 from robot_drivers.connection import read_connection
 from robot_drivers.device_clock import DeviceClock
-from robot_drivers.errors import DriverError
+from robot_drivers.errors import NOT_CONCERNED, DriverError
 from robot_drivers.types import CameraFrame
 
 LOST_NS = 2_000_000_000  # without frames for so long, the camera is opened anew
-NOT_CONCERNED = "not concerned: a camera failed"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,7 +113,7 @@ class TopicArm:
         except ValueError as error:
             self._problem = str(error)
             return
-        state = ArmState(positions, self._link.clock.to_monotonic(message.header.stamp))
+        state = ArmState(positions, _stamp_ns(self._link, message))
         with self._lock:
             self._newest = state
 
@@ -124,34 +124,37 @@ class TopicCamera:
     def __init__(self, link: Link, role: str, topic: str, settings: CameraTopic, owner: _Shared) -> None:
         self._link, self._role, self._owner = link, role, owner
         self._lock = threading.Lock()
-        self._newest: Any = None
-        self._drawn: tuple[Any, CameraFrame] | None = None
-        self.refused = 0  # messages that were no picture
+        self._newest: tuple[Any, int] | None = None  # a message and its stamp
+        self._looked_at: tuple[Any, int] | None = None
+        self._frame: CameraFrame | None = None
         kind = CompressedImage if settings.compressed else Image
         link.subscribe(kind, topic, self._take, quality("reliable" if settings.reliable else "best_effort"))
 
     def frame(self) -> CameraFrame | None:
-        """The newest picture, decoded when it is asked for."""
+        """The newest picture, decoded when it is asked for. After a message that is none the last one grows old."""
         with self._lock:
-            message = self._newest
-        if message is None:
-            return None
-        if self._drawn is None or self._drawn[0] is not message:
+            newest = self._newest
+        if newest is not None and newest is not self._looked_at:
+            self._looked_at = newest
+            message, stamp_ns = newest
             try:
-                image = picture(message)
-            except ValueError:
-                self.refused += 1
-                return self._drawn[1] if self._drawn else None
-            frame = CameraFrame(self._role, image, self._link.clock.to_monotonic(message.header.stamp))
-            self._drawn = (message, frame)
-        return self._drawn[1]
+                self._frame = CameraFrame(self._role, picture(message), stamp_ns)
+            except ValueError as error:
+                self._link.node.get_logger().warning(f"camera {self._role}: {error}", throttle_duration_sec=5.0)
+        return self._frame
 
     def close(self) -> None:
         self._owner.leave()
 
     def _take(self, message: Any) -> None:
+        stamp_ns = _stamp_ns(self._link, message)
         with self._lock:
-            self._newest = message
+            self._newest = (message, stamp_ns)
+
+
+def _stamp_ns(link: Link, message: Any) -> int:
+    """When a message that comes now was measured. A clock that goes ahead must not keep what it stamped young."""
+    return min(link.clock.to_monotonic(message.header.stamp), time.monotonic_ns())
 
 
 class _Shared:

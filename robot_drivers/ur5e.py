@@ -11,6 +11,7 @@ A hand on the flange is not driven here: leave `gripper` out of the YAML.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,20 @@ ROBOT_MODES = {
     7: "running",
     8: "updating firmware",
 }
+SAFETY_MODES = {
+    1: "normal",
+    2: "reduced",
+    3: "protective stop",
+    4: "recovery",
+    5: "safeguard stop",
+    6: "system emergency stop",
+    7: "robot emergency stop",
+    8: "violation",
+    9: "fault",
+    10: "joint id to be validated",
+    11: "undefined",
+}
+SAFE_TO_MOVE = (1, 2)
 STANDS = "standing, held by its controller"
 
 
@@ -97,6 +112,8 @@ class UR5e:
             )
         if not self._watched:
             self._watched = bool(self._control.setWatchdog(WATCHDOG_HZ))
+            if not self._watched:
+                raise DriverError("the controller refused the watchdog, and without it nothing is commanded", STANDS)
         self._control.kickWatchdog()
         settings = self._connection
         arguments = (
@@ -156,6 +173,13 @@ class UR5e:
                 "it again",
                 STANDS,
             )
+        safety = self._receive.getSafetyMode()
+        if safety not in SAFE_TO_MOVE:
+            raise DriverError(
+                f"safety mode is {SAFETY_MODES.get(safety, safety)}, expected normal or reduced: close the gate or "
+                "clear the scanner's field, see the pendant, then reset the guard",
+                STANDS,
+            )
         mode = self._receive.getRobotMode()
         if mode != RUNNING:
             words = ROBOT_MODES.get(mode, mode)
@@ -173,13 +197,20 @@ def open_arm(robot: Embodiment, side: str, clock: Callable[[], int], passive: bo
         from rtde_receive import RTDEReceiveInterface
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("a UR5e needs ur-rtde: pip install 'rdt-stack[ur]'") from error
-    try:
-        receive = RTDEReceiveInterface(connection.host)
-        control = None if passive else RTDEControlInterface(connection.host)
-    except RuntimeError as error:
-        raise DriverError(
-            f"the controller at {connection.host} does not answer ({error}): is it on, in remote control, and in this "
-            "network",
-            "untouched",
-        ) from error
-    return UR5e(connection, control, receive, clock)
+    with ExitStack() as until_open:
+        try:
+            receive = RTDEReceiveInterface(connection.host)
+            until_open.callback(receive.disconnect)
+            control = None if passive else RTDEControlInterface(connection.host)
+            if control is not None:
+                until_open.callback(control.disconnect)
+                until_open.callback(control.stopScript)
+        except RuntimeError as error:
+            raise DriverError(
+                f"the controller at {connection.host} does not answer ({error}): is it on, in remote control, and in "
+                "this network",
+                "untouched",
+            ) from error
+        opened = UR5e(connection, control, receive, clock)
+        until_open.pop_all()
+    return opened

@@ -15,12 +15,11 @@ from typing import Any
 
 from data_pipeline.schema.embodiment import Embodiment
 from robot_drivers.connection import read_connection
-from robot_drivers.errors import DriverError
+from robot_drivers.errors import NOT_CONCERNED, DriverError
 from robot_drivers.types import CameraFrame
 
 FIRST_FRAME_S = 5.0
 RETRY_S = 1.0
-NOT_CONCERNED = "not concerned: a camera failed"
 
 
 @dataclass(frozen=True, kw_only=True)

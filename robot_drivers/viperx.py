@@ -30,6 +30,7 @@ HORN_M, ROD_M = 0.022, 0.036
 PROFILE_VELOCITY = 131  # of 0.229 rpm: pi rad/s, what the motors never exceed whatever they are told
 WATCHDOG_TICKS = 5  # of 20 ms
 WATCHDOG_NS = WATCHDOG_TICKS * 20_000_000
+TORQUE_EVERY_NS = 100_000_000  # within this a motor that let go or restarted is seen, a shadow, too
 FAR_RAD = 0.1  # farther than gravity pulls a joint from its set-point: holding means here, not there
 SLOWEST_LATENCY_MS = 1
 
@@ -104,6 +105,7 @@ class ViperX:
         self._bus = dxl.Bus(connection.port, connection.baud)
         self._watched = False  # whether the motors' watchdogs run
         self._packet_ns = clock()
+        self._torque_ns = clock()  # when every motor, shadows too, was last asked for its torque
         self._silent_ns = 0  # a pause that was long enough for the watchdogs, until they have been asked
         try:
             self._start(connection)
@@ -115,11 +117,21 @@ class ViperX:
             raise
 
     def state(self) -> ArmState:
-        """Measured positions (7,) or (6,), stamped before the motors were asked."""
+        """Measured positions (7,) or (6,), stamped before the motors were asked.
+
+        Every `TORQUE_EVERY_NS` all motors are asked for their torque, too: shadows are not in the positions, and a
+        motor that restarted answers as if nothing had been.
+        """
         stamp_ns = self._clock()
         ticks = self._exchange(lambda: self._bus.read(self._ids, dxl.POSITION))
+        torque: dict[int, int] = {}
+        if not self._passive and stamp_ns - self._torque_ns >= TORQUE_EVERY_NS:
+            torque = self._exchange(lambda: self._bus.read(self._everyone, dxl.TORQUE_ENABLE))
         if self._bus.alerts:
             raise self._hardware_fault(self._bus.alerts)
+        if torque:
+            self._require_torque(torque)
+            self._torque_ns = stamp_ns
         positions = dxl.rad_from_ticks(np.array([ticks[i] for i in self._ids]))
         if self._finger:
             positions[-1] = finger_from_motor(positions[-1])
@@ -225,8 +237,16 @@ class ViperX:
             raise DriverError(f"the watchdogs of the motors read {dogs} after 0 was written", STANDS)
 
     def _check_wiring(self) -> None:
-        """A joint that runs backwards or a shadow that does not follow would fight its own arm."""
+        """Backwards, by another profile, or a shadow that does not follow: the arm would fight itself or race."""
         modes = self._bus.read(self._everyone, dxl.DRIVE_MODE)
+        for i, mode in modes.items():
+            if mode & dxl.TIME_BASED:
+                raise DriverError(
+                    f"motor {i} {self._names[i]} has drive mode {mode}, expected bit 2 (time-based profile) 0: the "
+                    f"limit of its speed would be a time of {PROFILE_VELOCITY} ms; set register 10 with Dynamixel "
+                    "Wizard",
+                    "untouched",
+                )
         for motor in self._motors:
             expected = {motor.id: motor.reversed} | ({motor.shadow: False} if motor.shadow else {})
             for i, is_reversed in expected.items():
@@ -275,9 +295,18 @@ class ViperX:
 
     def _send(self, ticks: np.ndarray) -> None:
         if not self._watched:
-            self._bus.sync_write(dxl.BUS_WATCHDOG, dict.fromkeys(self._everyone, WATCHDOG_TICKS))
-            self._watched = True
+            self._watch()
         self._bus.sync_write(dxl.GOAL_POSITION, dict(zip(self._ids, ticks.tolist(), strict=True)))
+
+    def _watch(self) -> None:
+        """Start the watchdogs and see that they run: nobody acknowledges a sync write."""
+        for _ in range(dxl.TRIES):
+            self._bus.sync_write(dxl.BUS_WATCHDOG, dict.fromkeys(self._everyone, WATCHDOG_TICKS))
+            dogs = self._bus.read(self._everyone, dxl.BUS_WATCHDOG)
+            if set(dogs.values()) == {WATCHDOG_TICKS}:
+                self._watched = True
+                return
+        raise dxl.BusError(f"the watchdogs of the motors read {dogs} after {WATCHDOG_TICKS} was written")
 
     def _unwatch(self) -> None:
         self._bus.sync_write(dxl.BUS_WATCHDOG, dict.fromkeys(self._everyone, 0))

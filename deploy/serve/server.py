@@ -1,7 +1,8 @@
 """The policy server: one port, one websocket protocol, one policy.
 
-The event loop only moves frames; the network runs in one worker thread, so that keep-alive pings are answered while a
-chunk is computed, and several clients take turns. The policy is loaded and warmed up before the port opens, because a
+The event loop moves frames, and for XPolicyLab packs and unpacks them, too, which tells its requests apart; pictures
+and the network are the work of one thread beside it, so that keep-alive pings are answered while a chunk is computed,
+and several clients take turns. The policy is loaded and warmed up before the port opens, because a
 stock client does not wait for it. Listens on loopback unless told otherwise, with a key if one is given.
 """
 

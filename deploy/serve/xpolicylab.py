@@ -44,8 +44,8 @@ ACKNOWLEDGED: Mapping[str, tuple[str, dict[str, Any]]] = {
 }
 """Requests that are answered at once: the answer's type, and what it says beside `ok`."""
 
-MAX_IN_FLIGHT = 64
-"""Requests of one connection that are worked on; a client with more is made to wait."""
+MAX_IN_FLIGHT = 4
+"""Requests of one connection that are worked on; a client with more is made to wait. Each may hold `MAX_BYTES`."""
 
 
 class RequestError(Exception):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config, read_yaml
 from deploy import robot_check
+from deploy.bench_loop_parts import with_kinematics
 from deploy.cli import main
 from deploy.robot_check import MOST_RAD, Check, Person
 from robot_drivers.arm import ArmFacts
@@ -89,7 +91,7 @@ def bench(monkeypatch, tmp_path):
 
     class Bench:
         clock, said, arms, answers = Clock(), [], [], itertools.repeat("")
-        camera = None
+        camera, robot = None, ROBOT
 
         def prepare(self, arm):
             pass
@@ -100,7 +102,7 @@ def bench(monkeypatch, tmp_path):
 
         def run(self, **options):
             person = Person(self.said.append, self.ask)
-            check = Check(ROBOT, tmp_path, person=person, clock=self.clock, sleep=self.clock.sleep, **options)
+            check = Check(self.robot, tmp_path, person=person, clock=self.clock, sleep=self.clock.sleep, **options)
             return {finding.what: finding for finding in check.run("left")}
 
     bench = Bench()
@@ -243,6 +245,18 @@ def test_an_arm_that_fails_on_the_way_is_a_row_and_the_cameras_are_still_looked_
     bench.prepare = fail
     found = bench.run(yes=True)
     assert "check the cable" in found["left arm"].words
+    assert found["camera external"].verdict == "ok"
+
+
+@pytest.mark.parametrize("wiggle", [False, True])
+def test_limits_that_cannot_be_made_are_a_row_and_the_arm_is_let_go_of(bench, monkeypatch, wiggle):
+    bench.robot = with_kinematics(ROBOT)
+    monkeypatch.setitem(sys.modules, "pinocchio", None)
+    found = bench.run(wiggle=wiggle, yes=True)
+    assert "pip install 'rdt-stack[workspace]'" in found["left guard"].words
+    assert found["left guard"].verdict == "failed"
+    (arm,) = bench.arms
+    assert (arm.told, arm.holds, arm.closed) == ([], 1, True)
     assert found["camera external"].verdict == "ok"
 
 

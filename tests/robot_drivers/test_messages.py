@@ -92,6 +92,14 @@ def test_a_picture_that_cannot_be_one_is_refused(change, words):
         picture(message)
 
 
+def test_a_picture_that_would_unpack_without_end_is_refused(monkeypatch):
+    monkeypatch.setattr(PillowImage, "MAX_IMAGE_PIXELS", 4)
+    buffer = io.BytesIO()
+    PillowImage.fromarray(PICTURE).save(buffer, "PNG")
+    with pytest.raises(ValueError, match=r"a compressed image \('png'.*decompression bomb"):
+        picture(CompressedImage(format="png", data=buffer.getvalue()))
+
+
 def test_a_broken_jpeg_is_refused():
     with pytest.raises(ValueError, match=r"a compressed image \('jpeg', 4 bytes\)"):
         picture(CompressedImage(format="jpeg", data=b"\xff\xd8\x00\x01"))

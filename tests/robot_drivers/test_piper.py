@@ -18,7 +18,7 @@ from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config, read_yaml
 from robot_drivers.drivers import open_arm
 from robot_drivers.errors import DriverError
-from robot_drivers.piper import Piper, PiperConnection, rad_from_units, units_from_rad
+from robot_drivers.piper import LOST_NS, Piper, PiperConnection, rad_from_units, units_from_rad
 from robot_drivers.types import ArmCommand
 
 pytest.importorskip("piper_sdk")
@@ -117,6 +117,20 @@ def test_an_arm_that_falls_silent_is_an_error_and_is_told_to_stop(emulator, arm)
         arm.command(ArmCommand(TARGET, time.monotonic_ns()))
     with pytest.raises(DriverError, match="unheard"):
         arm.hold()
+
+
+def test_frames_that_waited_while_the_program_paused_spare_the_arm_the_quick_stop(emulator, arm):
+    emulator.silent = True
+    wait_until(lambda: time.monotonic_ns() - max(arm._arrived.values()) > LOST_NS)
+
+    def frames_come(seconds):
+        emulator.silent, since_ns = False, time.monotonic_ns()
+        wait_until(lambda: arm._sdk.isOk() and min(arm._arrived[frame] for frame in arm._needed) > since_ns)
+
+    arm._sleep = frames_come
+    arm.command(ArmCommand(TARGET, time.monotonic_ns()))
+    reaches(arm, TARGET)
+    assert 0x150 not in emulator.heard
 
 
 def test_a_motor_that_lets_go_is_told_as_falling(emulator, arm):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs the extra `ros2`")
+from std_msgs.msg import Header
 
 from data_pipeline.schema.embodiment import Arm, Embodiment
 from data_pipeline.schema.registry import find_config
@@ -24,6 +25,8 @@ from robot_drivers.messages import Link, joint_state
 from robot_drivers.types import ArmCommand, ArmState, CameraFrame
 
 PATIENCE_S = 20.0
+NAMES = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
+AHEAD_NS = 5_000_000_000  # of a publisher whose clock is wrong
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +116,21 @@ def test_a_state_without_a_joint_is_left_out_and_the_old_one_ages(robot, body, m
     arm.close()
 
 
+def test_a_publisher_whose_clock_is_ahead_grows_old_like_any_other_when_it_dies(robot, body, monkeypatch):
+    link, _, server, _ = body
+    arm = opened(robot, "left", server, monkeypatch)
+    ahead = link.publish_on(ros_topics.JointState, "left/joint_states", ros_topics.quality())
+    there = np.full(7, 0.123)
+
+    def publish() -> None:
+        ahead.publish(joint_state(NAMES, there, link.clock.to_stamp(time.monotonic_ns() + AHEAD_NS)))
+
+    until(lambda: np.allclose(arm.state().positions, there), publish)
+    assert arm.state().stamp_ns <= time.monotonic_ns()
+    until(lambda: time.monotonic_ns() - arm.state().stamp_ns > 200_000_000, lambda: None)
+    arm.close()
+
+
 def test_an_arm_that_nobody_publishes_is_one_message(robot, monkeypatch):
     monkeypatch.setattr(ros_topics, "FIRST_MESSAGE_S", 0.2)
     monkeypatch.setattr(ros_topics.TopicArm.wait, "__defaults__", (0.2,))
@@ -124,10 +142,9 @@ def test_a_command_with_a_number_that_is_none_is_refused(robot, body):
     link, motors, server, _ = body
     before = motors["left"].positions.copy()
     commands = link.publish_on(ros_topics.JointState, "left/command", ros_topics.quality("reliable"))
-    names = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
     until(
         lambda: server.refused > 0,
-        lambda: commands.publish(joint_state(names, np.full(7, np.nan), link.clock.to_stamp(0))),
+        lambda: commands.publish(joint_state(NAMES, np.full(7, np.nan), link.clock.to_stamp(0))),
     )
     server.obey()
     np.testing.assert_array_equal(motors["left"].positions, before)
@@ -141,6 +158,43 @@ def test_pictures_come_with_their_stamps(robot, body):
     until(lambda: camera.frame() is not None, lambda: cameras.publish(CameraFrame("external", image, stamp)))
     np.testing.assert_array_equal(camera.frame().image, image)
     assert abs(camera.frame().stamp_ns - stamp) < 1000
+    camera.close()
+
+
+def test_pictures_from_the_future_are_as_old_as_their_arrival(robot, body):
+    _, _, _, cameras = body
+    camera = open_camera(robot, "external")
+    image = np.zeros((4, 4, 3), np.uint8)
+    until(
+        lambda: camera.frame() is not None,
+        lambda: cameras.publish(CameraFrame("external", image, time.monotonic_ns() + AHEAD_NS)),
+    )
+    assert camera.frame().stamp_ns <= time.monotonic_ns()
+    camera.close()
+
+
+def test_a_message_that_is_no_picture_is_looked_at_once_and_the_last_picture_ages(robot, body, monkeypatch):
+    link, _, _, cameras = body
+    camera = open_camera(robot, "external")
+    image = np.full((4, 4, 3), 9, np.uint8)
+    until(
+        lambda: camera.frame() is not None,
+        lambda: cameras.publish(CameraFrame("external", image, time.monotonic_ns())),
+    )
+    looked_at, picture = [], ros_topics.picture
+    monkeypatch.setattr(ros_topics, "picture", lambda message: looked_at.append(message) or picture(message))
+    wrong = link.publish_on(ros_topics.Image, "cameras/external/image_raw", ros_topics.quality())
+    stamp = link.clock.to_stamp(time.monotonic_ns())
+
+    def publish() -> None:
+        wrong.publish(ros_topics.Image(header=Header(stamp=stamp), encoding="yuv422"))
+        camera.frame()
+
+    until(lambda: any(message.encoding == "yuv422" for message in looked_at), publish)
+    frames = [camera.frame() for _ in range(5)]
+    assert len({id(message) for message in looked_at}) == len(looked_at)
+    for frame in frames:
+        np.testing.assert_array_equal(frame.image, image)
     camera.close()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ class Controller:
 
     def __init__(self) -> None:
         self.joints, self.seconds, self.connected, self.mode = [0.0] * 6, 100.0, True, 7
+        self.safety, self.watchdog = 1, True
         self.protective = self.emergency = False
         self.running, self.accepts, self.uploads = True, True, True
         self.calls: list[tuple] = []
@@ -46,6 +48,9 @@ class Controller:
 
     def getRobotMode(self):
         return self.mode
+
+    def getSafetyMode(self):
+        return self.safety
 
     def isProtectiveStopped(self):
         return self.protective
@@ -68,7 +73,7 @@ class Controller:
 
     def setWatchdog(self, hz):
         self.calls.append(("setWatchdog", hz))
-        return True
+        return self.watchdog
 
     def kickWatchdog(self):
         self.calls.append(("kickWatchdog",))
@@ -129,6 +134,20 @@ def test_servoing_at_the_loops_rate_under_a_watchdog(controller, arm):
     assert (arm.state().positions == TARGET).all()
 
 
+def test_a_reduced_safety_mode_moves(controller, arm):
+    controller.safety = 2
+    arm.command(ArmCommand(TARGET, 0))
+    assert controller.joints == TARGET.tolist()
+
+
+def test_without_a_watchdog_nothing_is_commanded(controller, arm):
+    controller.watchdog = False
+    for _ in range(2):
+        with pytest.raises(DriverError, match="refused the watchdog"):
+            arm.command(ArmCommand(TARGET, 0))
+    assert controller.calls == [("setWatchdog", 10.0)] * 2
+
+
 def test_a_sample_that_repeats_grows_old(controller, arm):
     first = arm.state().stamp_ns
     real_now, frozen = controller.seconds + 0.2, controller.seconds
@@ -144,6 +163,8 @@ def test_a_sample_that_repeats_grows_old(controller, arm):
     [
         ({"protective": True}, r"protective stop.*unlock it at the pendant.*standing, held by its controller"),
         ({"emergency": True}, r"the emergency stop is pressed: release it"),
+        ({"safety": 5}, r"safety mode is safeguard stop, expected normal or reduced: close the gate.*standing, held"),
+        ({"safety": 12}, r"safety mode is 12, expected"),
         ({"mode": 5}, r"robot mode is idle, brakes on, expected running"),
         ({"connected": False}, r"connection to 10\.0\.0\.2 is lost.*unknown state"),
     ],
@@ -216,6 +237,32 @@ def test_a_controller_that_is_not_there_says_what_to_look_for():
     raw["arms"]["left"]["connection"]["host"] = "127.0.0.1"
     with pytest.raises(DriverError, match=r"controller at 127\.0\.0\.1 does not answer.*untouched"):
         open_arm(Embodiment.from_dict(raw), "left")
+
+
+def opened_over(monkeypatch, controller, control):
+    """`open_arm` over stand-ins for both modules of ur-rtde."""
+    receiving = SimpleNamespace(RTDEReceiveInterface=lambda host: controller)
+    monkeypatch.setitem(sys.modules, "rtde_receive", receiving)
+    monkeypatch.setitem(sys.modules, "rtde_control", SimpleNamespace(RTDEControlInterface=control))
+    return open_arm(Embodiment.from_yaml(find_config("robots", "ur5e_pair")), "left")
+
+
+def test_what_was_open_is_let_go_of_when_opening_fails(monkeypatch, controller):
+    def nobody(host):
+        raise RuntimeError("timed out")
+
+    with pytest.raises(DriverError, match=r"does not answer \(timed out\)"):
+        opened_over(monkeypatch, controller, nobody)
+    assert controller.calls == [("disconnect",)]
+    controller.calls.clear()
+    controller.protective = True
+    with pytest.raises(DriverError, match="protective stop"):
+        opened_over(monkeypatch, controller, lambda host: controller)
+    assert controller.calls == [("stopScript",), ("disconnect",), ("disconnect",)]
+    controller.calls.clear()
+    controller.protective = False
+    opened_over(monkeypatch, controller, lambda host: controller)
+    assert controller.calls == []
 
 
 def test_a_gripper_is_refused_and_the_sdk_asked_for_by_name(monkeypatch):

@@ -95,6 +95,22 @@ def test_commands_arrive_in_rad_at_joints_and_their_shadows(bank, clock, arm):
     assert bank.get(ALL, WATCHDOG, 1) == [5] * 9
 
 
+def test_watchdogs_that_a_lost_packet_did_not_start_are_started_again_before_anything_moves(bank, clock, arm):
+    bank.order(lose=1)
+    arm.command(ArmCommand(START, clock()))
+    assert bank.get(ALL, WATCHDOG, 1) == [5] * 9
+    assert arm.state().positions == pytest.approx(START, abs=0.001)
+
+
+def test_without_watchdogs_nothing_moves(bank, clock, arm):
+    bank.order(lose=3)
+    with pytest.raises(DriverError, match=r"watchdogs of the motors read \{1: 0.*after 5 was written, 3 times"):
+        arm.command(ArmCommand(START, clock()))
+    assert bank.get(ALL, GOAL, 4) == [2048] * 9
+    arm.command(ArmCommand(START, clock()))  # it is not taken for watched
+    assert bank.get(ALL, WATCHDOG, 1) == [5] * 9
+
+
 def test_the_arms_own_limits_are_never_passed(bank, clock, arm):
     far = np.array([3.2, -3.0, 3.0, -3.2, 3.0, 0.0, 0.5])
     arm.command(ArmCommand(far, clock()))
@@ -245,6 +261,8 @@ def test_holding_keeps_near_goals_and_the_grip_and_gives_up_far_ones(bank, clock
     ("wrong", "words"),
     [
         ((2, 10, 1, 0), r"motor 2 shoulder has drive mode 0, expected bit 0 1: the joint would run backwards"),
+        ((7, 10, 1, 5), r"motor 7 wrist_angle has drive mode 5, expected bit 2 .* 0: .* 131 ms; set register 10"),
+        ((5, 10, 1, 4), r"motor 5 elbow \(shadow\) has drive mode 4, expected bit 2"),
         ((3, 12, 1, 255), r"motor 3 shoulder \(shadow\) follows id 255, expected 2: the two motors.*would fight"),
         ((4, POSITION, 4, 400), r"the elbow stands at tick 400, outside 898 to 3094.*move the arm by hand"),
     ],
@@ -286,6 +304,36 @@ def test_behind_a_guard_a_dead_motor_latches_and_names_what_falls(bank, clock):
         guard.command(ArmCommand(start, clock() + 60 * MS))
 
 
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        (
+            {"set": [(3, HARDWARE_ERROR, 1, 0b100000), (3, TORQUE, 1, 0)]},
+            r"motor 3 shoulder \(shadow\): overload.*The arm is now without torque at shoulder \(shadow\) and falling",
+        ),
+        ({"set": [(5, TORQUE, 1, 0)]}, r"torque is off at motor 5 elbow \(shadow\) \(no error\)"),
+        ({"power_cycle": True}, r"torque is off at motor 1 waist.*, 5 elbow \(shadow\).*The arm is now without torque"),
+    ],
+)
+def test_behind_a_guard_torque_that_is_lost_between_two_answers_latches(bank, clock, lost, words):
+    one = robot(bank)
+    guard = GuardedArm.of(one, "left", open_arm(one, "left", clock))
+    start = guard.state().positions
+    guard.command(ArmCommand(start, clock() + 20 * MS))
+    bank.order(**lost)
+    since_ns = clock()
+
+    def go_on() -> None:
+        for _ in range(60):
+            clock.now_ns += 20 * MS
+            guard.command(ArmCommand(start, clock() + 20 * MS))
+
+    with pytest.raises(DriverError, match=words):
+        go_on()
+    assert clock() - since_ns == 100 * MS
+    assert guard.fault is not None
+
+
 def test_the_sdk_is_asked_for_by_name(monkeypatch, bank):
     monkeypatch.setitem(sys.modules, "dynamixel_sdk", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'rdt-stack\[viperx\]'"):
@@ -296,6 +344,7 @@ def test_a_passive_arm_is_looked_at_and_left_as_it_is(bank, clock):
     bank.order(set=[(2, POSITION, 4, 1500), (9, 11, 1, 3)])
     before = bank.get(ALL, TORQUE, 1) + bank.get([2, 9], GOAL, 4) + bank.get([9], 11, 1)
     arm = open_arm(robot(bank), "left", clock, passive=True)
+    clock.now_ns += 1_000 * MS  # nobody asks it for torque
     assert arm.state().positions[1] == pytest.approx((1500 - 2048) * 2 * math.pi / 4096)
     arm.hold()
     with pytest.raises(DriverError, match=r"passive.*as it was"):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from data_pipeline.schema.types import Observation
 from deploy.engine import InferenceEngine
+from deploy.serve.command import contract_of
+from deploy.serve.contract import Contract
 from deploy.serve.server import Converse, Listening, listen
 from rdt.encoders.condition import ConditionConfig
 from rdt.model.presets import PRESETS
@@ -86,3 +89,11 @@ def served(converse: Converse, **settings) -> Iterator[str]:
         thread.join(30)
         assert not thread.is_alive()
         loop.close()
+
+
+@contextmanager
+def served_checkpoint(checkpoint: Path, service: Callable[[InferenceEngine, Contract], Any]) -> Iterator[str]:
+    """The address of a service of a checkpoint's policy, until the block ends."""
+    policy = engine(checkpoint)
+    with served(service(policy, contract_of(policy, checkpoint)).converse) as address:
+        yield address

@@ -19,13 +19,12 @@ from deploy.serve.contract import Contract, ContractMismatchError
 from deploy.serve.openpi import OpenpiService
 from deploy.serve.wire import WireError, pack
 from robot_drivers.types import CameraFrame
-from tests.deploy.serve.policies import engine, observation, robot, served
+from tests.deploy.serve.policies import engine, observation, robot, served, served_checkpoint
 
 
 @pytest.fixture
 def address(checkpoint):
-    policy = engine(checkpoint)
-    with served(OpenpiService(policy, contract_of(policy, checkpoint)).converse) as address:
+    with served_checkpoint(checkpoint, OpenpiService) as address:
         yield address
 
 

@@ -3,6 +3,7 @@
 Run: pytest tests/deploy/serve/test_xpolicylab.py
 """
 
+import threading
 import uuid
 
 import msgpack
@@ -16,15 +17,21 @@ from data_pipeline.schema.embodiment import Embodiment
 from deploy.serve.arms import join, split
 from deploy.serve.command import contract_of
 from deploy.serve.contract import Contract
-from deploy.serve.wire import WireError
-from deploy.serve.xpolicylab import XPolicyLabService, action_maps, pack_message, read_observation, unpack_message
-from tests.deploy.serve.policies import engine, robot, served
+from deploy.serve.wire import MAX_BYTES, WireError
+from deploy.serve.xpolicylab import (
+    MAX_IN_FLIGHT,
+    XPolicyLabService,
+    action_maps,
+    pack_message,
+    read_observation,
+    unpack_message,
+)
+from tests.deploy.serve.policies import engine, robot, served_checkpoint
 
 
 @pytest.fixture
 def address(checkpoint):
-    policy = engine(checkpoint)
-    with served(XPolicyLabService(policy, contract_of(policy, checkpoint)).converse) as address:
+    with served_checkpoint(checkpoint, XPolicyLabService) as address:
         yield address
 
 
@@ -108,6 +115,37 @@ def test_two_requests_in_flight_are_told_apart_by_their_ids(address):
     actions = {a["message_id"]: a["payload"]["actions"] for a in answers if a["message_type"] == "infer_result"}
     first, second = (actions[each][0]["left_arm_joint_state"] for each in sent[:2])
     assert not np.array_equal(first, second)
+
+
+class Blocked:
+    """A policy that thinks until it is released."""
+
+    def __init__(self, policy):
+        self._policy, self.released = policy, threading.Event()
+
+    def predict(self, observation):
+        assert self.released.wait(30)
+        return self._policy.predict(observation)
+
+
+def test_a_client_with_more_requests_than_are_worked_on_waits(checkpoint):
+    assert MAX_IN_FLIGHT * MAX_BYTES <= 2**28  # what one connection may hold
+    policies = []
+
+    def service(policy, contract):
+        policies.append(Blocked(policy))
+        return XPolicyLabService(policies[0], contract)
+
+    with served_checkpoint(checkpoint, service) as address:
+        client = Client(address)
+        sent = [client.send("infer", {"observation": seen()}) for _ in range(MAX_IN_FLIGHT)]
+        sent.append(client.send("heartbeat"))  # answered at once where it is read
+        with pytest.raises(TimeoutError):
+            client.socket.recv(timeout=0.3)
+        policies[0].released.set()
+        answers = [client.receive() for _ in sent]
+    assert answers[0]["message_type"] == "infer_result"
+    assert {answer["message_id"] for answer in answers} == set(sent)
 
 
 @pytest.mark.parametrize(

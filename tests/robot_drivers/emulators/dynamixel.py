@@ -99,6 +99,7 @@ class Bank:
         self.silent: set[int] = set()
         self.swallow = 0  # replies to come that get lost
         self.corrupt = 0  # replies to come with a wrong checksum
+        self.lose = 0  # sync writes to come that no servo hears
         self.late = 0  # replies to come that arrive only with those to the next packet
         self.held_back: list[bytes] = []
 
@@ -107,6 +108,7 @@ class Bank:
             self.silent = set(order["silent"])
         self.swallow = order.get("swallow", self.swallow)
         self.corrupt = order.get("corrupt", self.corrupt)
+        self.lose = order.get("lose", self.lose)
         self.late = order.get("late", self.late)
         for servo, address, size, value in order.get("set", []):
             self.servos[servo].set(address, value, size)
@@ -130,6 +132,9 @@ class Bank:
             for servo in params[4:]:
                 yield from self.reply(servo, lambda s, a=address, n=size: (0, bytes(s.table[a : a + n])))
         elif instruction == SYNC_WRITE:
+            if self.lose:
+                self.lose -= 1
+                return
             address, size = int.from_bytes(params[:2], "little"), int.from_bytes(params[2:4], "little")
             for at in range(4, len(params), size + 1):
                 self.apply(params[at], address, params[at + 1 : at + 1 + size])
