@@ -166,7 +166,11 @@ def put_frame(record: np.ndarray, frame: CameraFrame) -> np.ndarray:
     """Fill a frame record. Raises `ValueError` for a picture that is larger than the record."""
     height, width = frame.image.shape[:2]
     if frame.image.size > record["pixels"].size:
-        raise ValueError(f"camera {frame.role!r} sent {width} x {height}, more than was announced at the start")
+        raise ValueError(
+            f"camera {frame.role!r} sent {width} x {height}, more than was announced at the start: `width` and "
+            f"`height` in cameras.{frame.role}.connection of the robot's YAML say how large its pictures are; those of "
+            "a topic may have 1920 x 1080"
+        )
     record["stamp_ns"], record["height"], record["width"] = frame.stamp_ns, height, width
     record["pixels"][: frame.image.size] = frame.image.reshape(-1)
     return record

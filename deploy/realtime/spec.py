@@ -13,7 +13,7 @@ from deploy.action_buffer import Handover
 from deploy.graph import over_topics
 from deploy.loop import LoopSettings
 from deploy.realtime.backends import ENGINE, REMOTE
-from deploy.realtime.supervisor import RunSpec
+from deploy.realtime.supervisor import PICTURE, RunSpec
 from robot_drivers.limits.chain import SIMULATED, LimitSettings
 
 REAL_HZ = 200.0
@@ -47,6 +47,7 @@ def default_spec(
         dict(options),
         settings=settings if handover is None else replace(settings, handover=handover),
         limits=default_limits(robot),
+        frame_size=PICTURE if robot.is_simulated else None,  # smaller than a topic's may be, so quicker to write
     )
 
 

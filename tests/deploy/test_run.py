@@ -161,6 +161,7 @@ def test_replay_and_record_have_the_page_and_the_limits_of_a_run(monkeypatch, wo
     run = run_spec(Embodiment.from_yaml(find_config("robots", "sim_bimanual")), "runs/x", "cpu")
     assert (spec.limits, spec.settings.jump_rad) == (run.limits, run.settings.jump_rad)
     assert spec.limits == SIMULATED
+    assert spec.frame_size == run.frame_size == (480, 640)
     assert (options["page"], options["rerun"]) == (8080, "x.rrd")
 
 
