@@ -117,7 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--handover", choices=["switch", "blend", "ensemble", "rtc"], help="from plan to plan; else the robot's default"
     )
-    run.add_argument("--yes", action="store_true", help="start at once: do not wait for Enter before the arms move")
+    _add_yes(run)
     run.add_argument("--json", metavar="FILE", help="write the outcome of the trials there")
     add_viewing_options(run)
     run.add_argument("--record", metavar="DIR", help="each trial, or the whole run, as an MCAP file there")
@@ -129,15 +129,18 @@ def build_parser() -> argparse.ArgumentParser:
     record.add_argument("--leader", required=True, metavar="ROBOT", help="robot YAML of the arms that are led by hand")
     record.add_argument("--out", required=True, metavar="DIR", help="folder of the episodes")
     record.add_argument("--instruction", required=True, metavar="TEXT", help="what is being shown")
+    _add_yes(record)
     _add_scene(record)
+    add_viewing_options(record)
     _add_pictures(record)
 
     replay = commands.add_parser("replay", help="a recorded episode on a robot, through the limits of `rdt run`")
     replay.add_argument("robot", metavar="ROBOT", help="robot YAML, by name or path")
     replay.add_argument("recording", metavar="RECORDING", help="a store, an MCAP file of --record, an ALOHA HDF5 file")
     replay.add_argument("--episode", type=whole_number(0), default=0, metavar="N", help="of a store, from 0")
+    _add_yes(replay)
     _add_scene(replay)
-    replay.add_argument("--yes", action="store_true", help="start at once: do not wait for Enter before the arms move")
+    add_viewing_options(replay)
 
     serve = commands.add_parser("serve", help="a checkpoint as a policy server over websocket and msgpack")
     serve.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
@@ -306,6 +309,10 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+
+
+def _add_yes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--yes", action="store_true", help="do not wait for Enter before the arms of a real robot move")
 
 
 def _add_scene(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
     s       the arms go to the leader and follow it; the episode begins when they have met
     space   it ends and is kept; the arms hold
     d       it is discarded; the arms hold
+    r       after an emergency stop or a fault: reset; the arms hold
     q       the end; an open episode is discarded
 
 The arms follow during an episode only. What the keys do are methods, for whoever has other buttons.
@@ -11,6 +12,7 @@ The arms follow during an episode only. What the keys do are methods, for whoeve
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import select
 import sys
@@ -23,15 +25,15 @@ from pathlib import Path
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from deploy.doctor import require
-from deploy.graph import over_topics, uses_ros
+from deploy.graph import uses_ros
+from deploy.operator.viewed import viewed_session
 from deploy.realtime.follow import NOBODY
 from deploy.realtime.recorder import Recorder, RecordTo, convert_line
-from deploy.realtime.session import Session
-from deploy.realtime.spec import default_settings
-from deploy.realtime.supervisor import RunSpec, Supervisor
-from deploy.run import Processes, body_processes
+from deploy.realtime.spec import default_spec
+from deploy.realtime.supervisor import Supervisor
+from deploy.run import Processes, ask_before_moving, body_processes, has_to_ask
 
-HELP = "s start, space keep, d discard, q quit"
+HELP = "s start, space keep, d discard, r reset, q quit"
 POLL_S = 0.05
 
 
@@ -46,6 +48,10 @@ class Demonstrations:
 
     def start(self) -> None:
         """Follow, and record from the moment at which the arms have met the leader. Leaves an emergency stop alone."""
+        status = self._supervisor.status()
+        if status["mode"] == "fault":
+            self._say(f"the arms hold: {status['why']}; r resets")
+            return
         if not self._is_wanted:
             self._say("the arms go to the leader")
             self._supervisor.start()
@@ -63,6 +69,13 @@ class Demonstrations:
         if self._ended("there is no episode to discard"):
             self._say(self._recorder.discard().words)
 
+    def reset(self) -> None:
+        """Leave an emergency stop or a fault; the arms hold."""
+        if self._ended(""):
+            self._say(self._recorder.discard().words)
+        self._supervisor.reset()
+        self._say("reset: the arms hold")
+
     def update(self) -> None:
         """Look at the robot; call it often. Raises `RuntimeError` when one of its processes has ended."""
         self._supervisor.check()
@@ -75,6 +88,7 @@ class Demonstrations:
             return
         self._is_running = runs and self._is_wanted  # a tick of before the order to stop may still say so
         if self._is_running and not self.is_recording and status["why"].startswith("run"):
+            self.is_recording = True  # before it begins: whatever comes between leaves nothing of it
             begun = self._recorder.begin()
             self.is_recording = bool(begun.path)
             self._say(begun.words)
@@ -98,28 +112,40 @@ def command(args: argparse.Namespace) -> None:
     robot, leader = (Embodiment.from_yaml(find_config("robots", name)) for name in (args.robot, args.leader))
     if uses_ros(robot) or uses_ros(leader):
         require("a robot on ROS 2 topics", {"rclpy": "rclpy"})
-    spec = RunSpec(robot=over_topics(robot), leader=leader, open_backend=NOBODY, settings=default_settings(robot))
+    has_to_ask(robot, args.yes)
+    spec = dataclasses.replace(default_spec(robot, NOBODY, {}), leader=leader)
     to = RecordTo(robot, Path(args.out), {"leader": leader.name}, args.pictures)
     with (
         Processes(body_processes(robot, args)),
-        Session(spec, args.instruction, record=to) as session,
-        keyboard() as key,
+        viewed_session(spec, args.instruction, page=args.page, rerun=args.rerun, record=to, tell=print) as session,
     ):
         assert session.recorder is not None, "it was asked for"
         demonstrations = Demonstrations(session.supervisor, session.recorder)
+        ask_before_moving(robot, args.yes)
         print(HELP)
-        lead(demonstrations, key)
+        with keyboard() as key:
+            lead(demonstrations, key)
     print(f"{demonstrations.num_kept} demonstrations kept\nnext: {convert_line(to)}")
 
 
 def lead(demonstrations: Demonstrations, key: Callable[[float], str]) -> None:
-    """Obey keys until q. `key` waits for so many seconds and returns what was pressed, "" for nothing."""
-    obey = {"s": demonstrations.start, " ": demonstrations.keep, "d": demonstrations.discard}
-    while (pressed := key(POLL_S)) != "q":
-        obey.get(pressed, lambda: None)()
-        demonstrations.update()
-    if demonstrations.is_recording:
-        demonstrations.discard()
+    """Obey keys until q. `key` waits for so many seconds and returns what was pressed, "" for nothing.
+
+    However it ends, Ctrl-C and a process that has ended included, an episode that is still open is discarded.
+    """
+    obey = {
+        "s": demonstrations.start,
+        " ": demonstrations.keep,
+        "d": demonstrations.discard,
+        "r": demonstrations.reset,
+    }
+    try:
+        while (pressed := key(POLL_S)) != "q":
+            obey.get(pressed, lambda: None)()
+            demonstrations.update()
+    finally:
+        if demonstrations.is_recording:
+            demonstrations.discard()
 
 
 @contextmanager

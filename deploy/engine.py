@@ -272,7 +272,8 @@ class InferenceEngine:
             if prefix is not None:
                 start_ns = self._start_ns(observation)
                 target[i], known = align(prefix.chunk, start_ns, observation.control_hz, self.horizon)
-                rows = prefix_weights(self.horizon, prefix.delay_steps, prefix.execute_steps).numpy()
+                execute_steps = prefix.execute_steps(start_ns, observation.control_hz)
+                rows = prefix_weights(self.horizon, prefix.delay_steps, execute_steps).numpy()
                 weights[i] = np.outer(rows * known, prefix.chunk.mask)
         scaled = self.model.condition.scale_actions(torch.from_numpy(target).to(self.device), condition.action_mask)
         return Guidance(scaled, torch.from_numpy(weights).to(self.device), jacobian=self._jacobian)

@@ -27,19 +27,14 @@ class NodeProcess:
     essential: bool = True
 
 
-def is_simulated(robot: Embodiment) -> bool:
-    """Whether all arms are the embedded simulator's."""
-    return all(arm.driver == "sim" for arm in robot.arms.values())
-
-
 def uses_ros(robot: Embodiment) -> bool:
     """Whether the robot is reached over topics: some arm says so, or the simulator's node stands for it."""
-    return is_simulated(robot) or any(arm.driver == "ros_topics" for arm in robot.arms.values())
+    return robot.is_simulated or any(arm.driver == "ros_topics" for arm in robot.arms.values())
 
 
 def over_topics(robot: Embodiment) -> Embodiment:
     """A simulated robot as the simulator's node shows it; any other one as it is."""
-    if not is_simulated(robot):
+    if not robot.is_simulated:
         return robot
     arms = {
         side: Arm(
@@ -62,7 +57,7 @@ def node_graph(
 ) -> list[NodeProcess]:
     """The processes of a robot, the body before the mind."""
     graph = []
-    if is_simulated(robot):
+    if robot.is_simulated:
         graph.append(NodeProcess("sim_robot", SIM_MODULE, ("--robot", robot_path, *sim_options)))
     graph.append(NodeProcess(POLICY_NAME, POLICY_MODULE, ("--robot", robot_path, "--policy", policy, *policy_options)))
     return graph

@@ -274,7 +274,8 @@ class ControlLoop:
             return None
         step_ns = round(1e9 / self._robot.rate_hz)
         first_ns = stamp_ns + self._robot.action_offset_steps * step_ns
-        times = first_ns + step_ns * np.arange(present.horizon)
+        plan_end_ns = present.start_ns + present.horizon * present.step_ns
+        times = np.arange(first_ns, max(plan_end_ns, self._target_ns + 1), step_ns)
         times = times[times >= self._sent[0][0]]
         past, to_come = times[times <= self._target_ns], times[times > self._target_ns]
         stamps, told = zip(*self._sent, strict=True)
@@ -287,7 +288,7 @@ class ControlLoop:
         return Prefix(
             ActionChunk(int(times[0]), self._robot.rate_hz, vector, mask),
             delay_steps=max(math.ceil(earliest_ns / step_ns) - self._robot.action_offset_steps, 0),
-            execute_steps=max(round((first_ns - present.start_ns) / step_ns), 0),
+            plan_start_ns=present.start_ns,
         )
 
     def tick(self, now_ns: int) -> Tick:

@@ -22,13 +22,15 @@ class Prefix:
 
     chunk: ActionChunk  # what was sent up to now and what the plan before proposes from here on
     delay_steps: int  # rows of the new chunk that will have been executed when it arrives
-    execute_steps: int  # steps from the plan's first action to the new chunk's
+    plan_start_ns: int  # time of the plan's first action
 
     def __post_init__(self) -> None:
-        if self.delay_steps < 0 or self.execute_steps < 0:
-            raise ValueError(
-                f"Prefix: delay_steps and execute_steps must be counts, got {self.delay_steps}, {self.execute_steps}"
-            )
+        if self.delay_steps < 0:
+            raise ValueError(f"Prefix: delay_steps must be a count, got {self.delay_steps}")
+
+    def execute_steps(self, start_ns: int, rate_hz: float) -> int:
+        """Steps from the plan's first action to that of a new chunk, which starts at `start_ns`."""
+        return max(round((start_ns - self.plan_start_ns) * 1e-9 * rate_hz), 0)
 
 
 def align(chunk: ActionChunk, start_ns: int, rate_hz: float, horizon: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import sys
 import time
 
 import numpy as np
@@ -12,29 +10,27 @@ import numpy as np
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from deploy.doctor import require
-from deploy.graph import is_simulated, over_topics, uses_ros
+from deploy.graph import uses_ros
+from deploy.operator.viewed import viewed_session
 from deploy.realtime.replay import OPENER, load_episode, timeline
-from deploy.realtime.session import Session
-from deploy.realtime.spec import default_settings
-from deploy.realtime.supervisor import RunSpec, Supervisor
-from deploy.run import STAND_S, Processes, body_processes
+from deploy.realtime.spec import default_spec
+from deploy.realtime.supervisor import Supervisor
+from deploy.run import STAND_S, Processes, ask_before_moving, body_processes, has_to_ask
 
 
 def command(args: argparse.Namespace) -> None:
     robot = Embodiment.from_yaml(find_config("robots", args.robot))
+    has_to_ask(robot, args.yes)
     episode = load_episode(args.recording, robot, args.episode)  # before anything is started
     print(f"{episode.name}: {episode.num_steps} actions at {episode.rate_hz:g} Hz, {episode.instructions[0]!r}")
-    spec = RunSpec(
-        robot=over_topics(robot),
-        open_backend=OPENER,
-        backend_options={"path": args.recording, "episode": args.episode},
-        settings=dataclasses.replace(default_settings(robot), handover="switch"),
-    )
+    spec = default_spec(robot, OPENER, {"path": args.recording, "episode": args.episode}, "switch")
     if uses_ros(robot):
         require("a robot on ROS 2 topics", {"rclpy": "rclpy"})
-    with Processes(body_processes(robot, args)), Session(spec, episode.instructions[0]) as session:
-        if not args.yes and not is_simulated(robot) and sys.stdin.isatty():
-            input("press Enter to let it move, Ctrl-C to leave: ")
+    with (
+        Processes(body_processes(robot, args)),
+        viewed_session(spec, episode.instructions[0], page=args.page, rerun=args.rerun, tell=print) as session,
+    ):
+        ask_before_moving(robot, args.yes)
         measured = np.array(session.supervisor.status()["measured"])
         steps = len(timeline(robot, robot.to_unified(measured)[0], episode))
         print(

@@ -26,7 +26,7 @@ from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from deploy.arguments import viewing_words
 from deploy.doctor import require
-from deploy.graph import POLICY_NAME, NodeProcess, is_simulated, node_graph, ros_environment, uses_ros
+from deploy.graph import POLICY_NAME, NodeProcess, node_graph, ros_environment, uses_ros
 from deploy.intervals import wilson_interval
 from deploy.realtime.recorder import ANSWER_S, Recorded, RecordTo, convert_line
 from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
@@ -82,10 +82,10 @@ def command(args: argparse.Namespace) -> None:
     robot = Embodiment.from_yaml(find_config("robots", args.robot))
     instruction = args.instruction or _own_instruction(robot, args)
     record = _record_to(robot, args)
+    has_to_ask(robot, args.yes)
     with _opened(robot, args, instruction, record) as (orders, episodes):
         print(f"robot {robot.name!r} is ready and holds; it will be told {instruction!r}")
-        if not args.yes and not is_simulated(robot) and sys.stdin.isatty():
-            input("press Enter to let it move, Ctrl-C to leave: ")
+        ask_before_moving(robot, args.yes)
         if args.trials is None:
             if episodes:
                 print(episodes.begin().words)
@@ -103,6 +103,24 @@ def command(args: argparse.Namespace) -> None:
     if args.json:
         rows = [{"number": trial.number, "success": trial.success, **trial.details} for trial in trials]
         write_json(args.json, {"success_rate": successes / len(trials), "interval_95": [low, high], "trials": rows})
+
+
+def ask_before_moving(robot: Embodiment, yes: bool) -> None:
+    """Return when a person has agreed, at once where nobody has to. Raises `ValueError` without a terminal."""
+    if has_to_ask(robot, yes):
+        input("press Enter to let it move, Ctrl-C to leave: ")
+
+
+def has_to_ask(robot: Embodiment, yes: bool) -> bool:
+    """Whether a person has to agree before the robot moves: a real one, without --yes.
+
+    Raises `ValueError` where there is no terminal to ask at; better before anything is started.
+    """
+    if yes or robot.is_simulated:
+        return False
+    if not sys.stdin.isatty():
+        raise ValueError("no terminal to ask at: give --yes to let the arms move")
+    return True
 
 
 def run_trials(
@@ -252,7 +270,7 @@ class RosOrders:
         from robot_drivers.messages import Link
 
         self._processes = processes
-        self._simulated = is_simulated(robot)
+        self._simulated = robot.is_simulated
         self._untouched = True  # nobody has moved in the simulator's first scene
         self._robot = robot.name
         self._link = Link("rdt_run")
@@ -360,7 +378,7 @@ def _run_until_interrupted(orders: Orders) -> None:
 
 def _own_instruction(robot: Embodiment, args: argparse.Namespace) -> str:
     """A phrasing of the simulated task. Raises `ValueError` for a robot that nobody told what to do."""
-    if not is_simulated(robot):
+    if not robot.is_simulated:
         raise ValueError("say what the robot shall do: --instruction 'pick up the cup'")
     environment = lookup(ENVIRONMENTS, args.env)
     return TASKS[args.task or environment.tasks[0]].instructions[0]

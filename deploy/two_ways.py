@@ -78,7 +78,8 @@ class TwoWays:
         if prefix is not None:
             decided, known = align(prefix.chunk, start_ns, self.robot.rate_hz, self.horizon)
             target = (self.robot.from_unified(decided)[:, 0] - middle) / SIDE
-            weights = prefix_weights(self.horizon, prefix.delay_steps, prefix.execute_steps) * torch.from_numpy(known)
+            execute_steps = prefix.execute_steps(start_ns, self.robot.rate_hz)
+            weights = prefix_weights(self.horizon, prefix.delay_steps, execute_steps) * torch.from_numpy(known)
             guidance = Guidance(
                 torch.from_numpy(target).float()[None, :, None], weights[None, :, None], jacobian=self.jacobian
             )
@@ -116,7 +117,8 @@ class Rehearsal:
     commanded: list[np.ndarray] = dataclasses.field(default_factory=list)  # before the limits, one each tick
     sent: list[np.ndarray] = dataclasses.field(default_factory=list)  # after them
     handovers: list[int] = dataclasses.field(default_factory=list)  # rows of `commanded` at which a plan began
-    prefixes: list[Prefix | None] = dataclasses.field(default_factory=list)
+    asked_ns: list[int] = dataclasses.field(default_factory=list)  # stamps of the observations
+    prefixes: list[Prefix | None] = dataclasses.field(default_factory=list)  # and what their chunks must go on from
     first_due_ns: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # of each chunk: time, and now
 
     def seam(self) -> Seam:
@@ -144,6 +146,7 @@ def rehearse(policy: TwoWays, latency_ms: int, settings: LoopSettings, seconds: 
             observation = loop.observation(now_ns)
             assert not isinstance(observation, Stale)
             prefix = loop.prefix(observation.stamp_ns)
+            run.asked_ns.append(observation.stamp_ns)
             run.prefixes.append(prefix)
             in_flight.append((now_ns + latency_ms * 1_000_000, policy(observation, prefix)))
         while in_flight and in_flight[0][0] <= now_ns:

@@ -50,7 +50,6 @@ def open_camera(robot: Embodiment, role: str, clock: Clock = time.monotonic_ns) 
     """Connect to one camera. Raises what `open_arm` raises."""
     if role not in robot.cameras:
         raise ValueError(f"robot {robot.name!r} has cameras {list(robot.cameras)}, not {role!r}")
-    simulated = all(arm.driver == "sim" for arm in robot.arms.values())  # `source` then names a camera of the scene
-    source = "sim" if simulated else robot.cameras[role].source
+    source = "sim" if robot.is_simulated else robot.cameras[role].source  # it then names a camera of the scene
     source = "ros_topics" if source.startswith("/") else source
     return load_attribute("camera source", source, CAMERAS)(robot, role, clock)

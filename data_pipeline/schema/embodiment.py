@@ -146,6 +146,11 @@ class Embodiment:
         }
 
     @property
+    def is_simulated(self) -> bool:
+        """Whether all arms are the embedded simulator's."""
+        return all(arm.driver == "sim" for arm in self.arms.values())
+
+    @property
     def num_native(self) -> int:
         """Length of the native vector of all arms together."""
         return sum(arm.num_entries for arm in self.arms.values())

@@ -111,7 +111,7 @@ class ControlProcess:
             self.loop.fault(str(error))
         if tick.wants_observation:
             self._request["stamp_ns"] = now
-            records.put_prefix(self._request, now - LOOK_BACK_NS, self.loop.prefix(now - LOOK_BACK_NS))
+            records.put_prefix(self._request, self.loop.prefix(now - LOOK_BACK_NS))
             self._request_number = self._requests.write(self._request)
             self.loop.asked(now)
         record = self._tick

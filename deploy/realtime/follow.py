@@ -18,12 +18,10 @@ from robot_drivers.arm import Arm
 from robot_drivers.bimanual import ArmGroup
 from robot_drivers.drivers import open_arm
 from robot_drivers.limits.bounds import Bounds
+from robot_drivers.limits.chain import LimitSettings
 
 NOBODY = "deploy.realtime.follow:open_nobody"
 APPROACHING = "approaching the leader"
-APPROACH_RAD_S = 0.3
-"""Speed on the way to the leader (spec robot_ros2.md section 6, start-up); grippers in openings per second."""
-
 MET = 0.05
 """Rad, or part of a gripper's range: as near as this, the arms have met the leader."""
 
@@ -63,7 +61,7 @@ class FollowLoop(ControlLoop):
         span = np.where(self._bounds.grippers, self._bounds.high - self._bounds.low, 1 / self._bounds.unit)
         self._near = MET * span  # native units
         self._jump = np.where(self._bounds.grippers, settings.gripper_jump, settings.jump_rad) * span
-        self._slow = APPROACH_RAD_S / settings.tick_hz * span
+        self._slow = LimitSettings.approach_rad_s / settings.tick_hz * span  # a tick; grippers in openings
 
     def start(self) -> None:
         super().start()

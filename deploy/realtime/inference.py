@@ -114,7 +114,7 @@ class InferenceProcess:
             beat["why"] = answer["why"]
         else:
             try:
-                prefix = records.get_prefix(request.value, seen.stamp_ns, seen.control_hz)
+                prefix = records.get_prefix(request.value)
                 chunk = self._backend.predict(seen, prefix) if prefix else self._backend.predict(seen)
                 records.put_answer(answer, request.number, chunk)
                 beat["why"] = b""

@@ -13,6 +13,7 @@ Text is UTF-8 in a fixed number of bytes, cut where it is longer. Stamps are ns 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,10 +79,9 @@ def request_dtype(horizon: int) -> np.dtype:
     return np.dtype(
         [
             ("stamp_ns", np.int64),
-            ("prefix_ns", np.int64),  # the observation's stamp that the prefix is for; 0: there is no prefix
             ("delay_steps", np.int64),
-            ("execute_steps", np.int64),
-            *_chunk_fields(horizon),
+            ("plan_start_ns", np.int64),
+            *_chunk_fields(horizon),  # 0 steps: there is no prefix
         ]
     )
 
@@ -127,22 +127,19 @@ def put_answer(record: np.ndarray, request: int, chunk: ActionChunk) -> np.ndarr
     return put_chunk(record, chunk)
 
 
-def put_prefix(record: np.ndarray, stamp_ns: int, prefix: Prefix | None) -> np.ndarray:
-    """Fill a request's prefix, which was made for an observation of `stamp_ns`."""
-    record["prefix_ns"] = stamp_ns if prefix else 0
+def put_prefix(record: np.ndarray, prefix: Prefix | None) -> np.ndarray:
+    """Fill a request's prefix. Of one that is longer than the record the far end is left out: it weighs least."""
+    record["steps"] = 0
     if prefix:
-        record["delay_steps"], record["execute_steps"] = prefix.delay_steps, prefix.execute_steps
-        put_chunk(record, prefix.chunk)
+        record["delay_steps"], record["plan_start_ns"] = prefix.delay_steps, prefix.plan_start_ns
+        put_chunk(record, replace(prefix.chunk, actions=prefix.chunk.actions[: record["actions"].shape[0]]))
     return record
 
 
-def get_prefix(record: np.ndarray, stamp_ns: int, rate_hz: float) -> Prefix | None:
-    """The prefix of a request for the observation of `stamp_ns` that is made now, at the chunk's rate."""
-    if not record["prefix_ns"]:
+def get_prefix(record: np.ndarray) -> Prefix | None:
+    if not record["steps"]:
         return None
-    later = round((stamp_ns - int(record["prefix_ns"])) * 1e-9 * rate_hz)
-    execute_steps = max(int(record["execute_steps"]) + later, 0)
-    return Prefix(get_chunk(record), int(record["delay_steps"]), execute_steps)
+    return Prefix(get_chunk(record), int(record["delay_steps"]), int(record["plan_start_ns"]))
 
 
 def put_chunk(record: np.ndarray, chunk: ActionChunk) -> np.ndarray:
@@ -169,7 +166,11 @@ def put_frame(record: np.ndarray, frame: CameraFrame) -> np.ndarray:
     """Fill a frame record. Raises `ValueError` for a picture that is larger than the record."""
     height, width = frame.image.shape[:2]
     if frame.image.size > record["pixels"].size:
-        raise ValueError(f"camera {frame.role!r} sent {width} x {height}, more than was announced at the start")
+        raise ValueError(
+            f"camera {frame.role!r} sent {width} x {height}, more than was announced at the start: `width` and "
+            f"`height` in cameras.{frame.role}.connection of the robot's YAML say how large its pictures are; those of "
+            "a topic may have 1920 x 1080"
+        )
     record["stamp_ns"], record["height"], record["width"] = frame.stamp_ns, height, width
     record["pixels"][: frame.image.size] = frame.image.reshape(-1)
     return record

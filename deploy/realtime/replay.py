@@ -20,12 +20,10 @@ from data_pipeline.sources.raw import Fault
 from data_pipeline.storage import EpisodeStore
 from deploy.realtime.recorder import DATASET
 from robot_drivers.limits.bounds import Bounds
+from robot_drivers.limits.chain import LimitSettings
 
 OPENER = "deploy.realtime.replay:open_replay"
-APPROACH_RAD_S = 0.3
-"""Largest speed on the way to the first action (spec robot_ros2.md section 6, start-up)."""
-
-APPROACH_GRIPPER = 0.5  # openings per second, the same
+APPROACH_GRIPPER = 0.5  # openings per second on the way to the first action
 HORIZON = 32
 
 
@@ -59,7 +57,7 @@ def load_episode(path: str | Path, robot: Embodiment, number: int = 0) -> Episod
 def timeline(robot: Embodiment, state: np.ndarray, episode: Episode) -> np.ndarray:
     """The way from a unified state (128,) to the first action, then all actions: float32 (steps, 128)."""
     slots = robot.slots
-    speed = np.where(Bounds.of(robot).grippers, APPROACH_GRIPPER, APPROACH_RAD_S)
+    speed = np.where(Bounds.of(robot).grippers, APPROACH_GRIPPER, LimitSettings.approach_rad_s)
     away = np.abs(episode.actions[0][slots] - state[slots]) / speed  # s
     steps = math.ceil(away.max() * episode.rate_hz)
     share = np.arange(1, steps)[:, None] / max(steps, 1)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from data_pipeline.schema.embodiment import Embodiment
 from deploy.action_buffer import Handover
-from deploy.graph import is_simulated, over_topics
+from deploy.graph import over_topics
 from deploy.loop import LoopSettings
 from deploy.realtime.backends import ENGINE, REMOTE
-from deploy.realtime.supervisor import RunSpec
+from deploy.realtime.supervisor import PICTURE, RunSpec
 from robot_drivers.limits.chain import SIMULATED, LimitSettings
 
 REAL_HZ = 200.0
@@ -24,18 +26,29 @@ def run_spec(robot: Embodiment, policy: str, device: str, handover: Handover | N
 
     Raises `ValueError` for real-time chunking with a server, whose protocol carries no prefix.
     """
-    settings = default_settings(robot)
-    if handover is not None:
-        settings = replace(settings, handover=handover)
-    guided = settings.handover == "rtc"
-    limits = SIMULATED if is_simulated(robot) else LimitSettings()
+    guided = (handover or default_settings(robot).handover) == "rtc"
     if not policy.startswith(("ws://", "wss://")):
         options = {"checkpoint": policy, "device": device, "guided": guided}
-        return RunSpec(over_topics(robot), ENGINE, options, settings=settings, limits=limits)
+        return default_spec(robot, ENGINE, options, handover)
     if guided:
         raise ValueError("hand-over 'rtc' needs the network here: give a checkpoint, or choose blend for a server")
     options = {"address": policy, "api_key": os.environ.get(KEY)}
-    return RunSpec(over_topics(robot), REMOTE, options, settings=settings, limits=limits)
+    return default_spec(robot, REMOTE, options, handover)
+
+
+def default_spec(
+    robot: Embodiment, open_backend: str, options: Mapping[str, Any], handover: Handover | None = None
+) -> RunSpec:
+    """The run of a robot, whoever says what it shall do; a simulated one is reached over topics."""
+    settings = default_settings(robot)
+    return RunSpec(
+        over_topics(robot),
+        open_backend,
+        dict(options),
+        settings=settings if handover is None else replace(settings, handover=handover),
+        limits=default_limits(robot),
+        frame_size=PICTURE if robot.is_simulated else None,  # smaller than a topic's may be, so quicker to write
+    )
 
 
 def default_settings(robot: Embodiment) -> LoopSettings:
@@ -44,6 +57,11 @@ def default_settings(robot: Embodiment) -> LoopSettings:
     Its policies speak 12.5 times a second at full speed: between two actions a joint moves 0.25 rad and a gripper
     closes, so a chunk that was thought of a step ago begins so much farther away.
     """
-    if is_simulated(robot):
+    if robot.is_simulated:
         return LoopSettings(jump_rad=0.7, gripper_jump=math.inf)
     return LoopSettings(tick_hz=REAL_HZ, interpolation="cubic", handover="blend")
+
+
+def default_limits(robot: Embodiment) -> LimitSettings:
+    """Those of real motors; the simulated robot moves at full speed from the first step on, as it was rehearsed."""
+    return SIMULATED if robot.is_simulated else LimitSettings()

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.embodiment import Camera, Embodiment
 from deploy.loop import LoopSettings
 from deploy.realtime import control, inference, records
 from deploy.realtime.clock import now_ns
@@ -34,6 +34,9 @@ from robot_drivers.types import CameraFrame
 HEARTBEAT_S = 0.1
 MAX_HORIZON = 128  # actions of a chunk
 STATES, TICKS, FRAMES = 256, 1024, 4  # lengths of the rings
+PICTURE = (480, 640)  # height and width where a camera's connection does not say them: 3.7 MB of shared memory
+TOPIC_PICTURE = (1080, 1920)
+"""... of a topic, whose size nobody knows before: 25 MB a camera, and 3 ms to write a picture of whatever size."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,13 @@ class RunSpec:
     open_leader: str = "deploy.realtime.follow:open_leader"  # as open_arm
     settings: LoopSettings = field(default_factory=LoopSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
-    frame_size: tuple[int, int] = (480, 640)  # height and width of the largest picture
+    frame_size: tuple[int, int] | None = None  # height and width of the largest picture; None: `largest_picture`
+
+
+def largest_picture(camera: Camera) -> tuple[int, int]:
+    """Height and width that a camera's frames may have: its connection's, else `PICTURE` or `TOPIC_PICTURE`."""
+    height, width = TOPIC_PICTURE if camera.source.startswith("/") or camera.source == "ros_topics" else PICTURE
+    return int(camera.connection.get("height", height)), int(camera.connection.get("width", width))
 
 
 class Supervisor:
@@ -75,7 +84,10 @@ class Supervisor:
             }
             for name, (dtype, length) in sizes.items():
                 self._rings[name] = Ring.create(dtype, length)
-            self._frames = {role: Ring.create(records.frame_dtype(*spec.frame_size), FRAMES) for role in robot.cameras}
+            self._frames = {
+                role: Ring.create(records.frame_dtype(*(spec.frame_size or largest_picture(camera))), FRAMES)
+                for role, camera in robot.cameras.items()
+            }
             self._rings |= {f"frames of {role}": ring for role, ring in self._frames.items()}
             self._orders = self._rings["orders"].empty()
             self._frame_records = {role: ring.empty() for role, ring in self._frames.items()}

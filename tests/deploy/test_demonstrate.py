@@ -4,6 +4,7 @@ Run: pytest tests/deploy/test_demonstrate.py
 """
 
 import os
+import signal
 import time
 
 import numpy as np
@@ -16,7 +17,7 @@ from deploy.realtime.follow import APPROACHING, NOBODY, FollowLoop, Leader
 from deploy.realtime.recorder import Recorder, RecordTo
 from deploy.realtime.replay import load_episode
 from deploy.realtime.supervisor import RunSpec, Supervisor
-from tests.deploy.realtime.parts import open_motor
+from tests.deploy.realtime.parts import is_in, open_motor, wait_for
 from tests.robots import bimanual
 
 pytest.importorskip("mcap", reason="needs the extra mcap")
@@ -96,6 +97,47 @@ def test_a_leader_that_fails_ends_in_holding_and_the_episode_is_discarded(shown)
     )
     assert any("nobody leads" in words for words in said)
     assert not list(folder.glob("*.mcap"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, RuntimeError])
+def test_whatever_ends_it_half_a_demonstration_is_not_kept(shown, monkeypatch, how):
+    demonstrations, folder, said, _ = shown
+
+    def end():
+        if how is RuntimeError:
+            monkeypatch.setattr(demonstrations._supervisor, "check", lambda: (_ for _ in ()).throw(how("it ended")))
+        else:
+            os.kill(os.getpid(), how)
+        return True
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the `rdt` command has it
+    try:
+        with pytest.raises(RuntimeError if how is RuntimeError else KeyboardInterrupt):
+            press(demonstrations, "s", lambda: demonstrations.is_recording, end, lambda: False)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert said[-1] == "discarded"
+    demonstrations._recorder.close()  # it keeps what is open
+    assert not list(folder.glob("*.mcap"))
+
+
+def test_after_an_emergency_stop_the_reason_is_said_until_it_is_reset(shown):
+    demonstrations, _, said, _ = shown
+    supervisor = demonstrations._supervisor
+    supervisor.estop()
+    wait_for(is_in(supervisor, "fault"))
+    demonstrations.start()
+    assert said == ["the arms hold: emergency stop; r resets"]
+    press(demonstrations, "r", is_in(supervisor, "hold"), "s", lambda: demonstrations.is_recording)
+
+
+def test_a_start_that_met_an_emergency_stop_is_forgotten_by_the_reset(shown):
+    demonstrations, _, _, _ = shown
+    supervisor = demonstrations._supervisor
+    demonstrations.start()
+    supervisor.estop()
+    wait_for(is_in(supervisor, "fault"))
+    press(demonstrations, "r", is_in(supervisor, "hold"), "s", lambda: demonstrations.is_recording)
 
 
 def test_the_way_to_the_leader_is_slow_and_a_leader_that_jumps_is_approached_again():

@@ -183,7 +183,9 @@ def prefix_for(seen: Observation, robot: Embodiment, delay: int = 2, execute: in
     """A plan at joint values 0.3 on the time grid of the chunk that `seen` asks for, or `late_ns` off it."""
     actions, mask = robot.to_unified(np.full((5, robot.num_native), 0.3), "action")
     start_ns = seen.stamp_ns + (1 - execute) * 80_000_000 + late_ns  # action_offset_steps 1 at 12.5 Hz
-    return Prefix(ActionChunk(start_ns, robot.rate_hz, actions, mask), delay, execute)
+    return Prefix(
+        ActionChunk(start_ns, robot.rate_hz, actions, mask), delay, seen.stamp_ns + (1 - execute) * 80_000_000
+    )
 
 
 def test_without_a_prefix_nothing_is_different(make_engine, robot):

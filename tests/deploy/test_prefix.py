@@ -60,5 +60,10 @@ def test_a_chunk_that_is_over_says_nothing():
 
 
 def test_counts_below_zero_are_refused():
-    with pytest.raises(ValueError, match="must be counts, got -1, 2"):
-        Prefix(chunk(), delay_steps=-1, execute_steps=2)
+    with pytest.raises(ValueError, match="must be a count, got -1"):
+        Prefix(chunk(), delay_steps=-1, plan_start_ns=0)
+
+
+def test_executed_steps_are_counted_from_the_plans_start():
+    prefix = Prefix(chunk(), delay_steps=1, plan_start_ns=80 * MS)
+    assert [prefix.execute_steps(t * MS, 25.0) for t in (0, 80, 130, 320)] == [0, 0, 1, 6]

@@ -26,7 +26,8 @@ def test_latency_leaves_no_gap_and_the_guard_keeps_the_acceleration(latency_ms, 
     delay = math.ceil((latency_ms + 10) * 1e-3 * rate_hz) - 1
     assert run.prefixes[0] is None
     assert {prefix.delay_steps for prefix in run.prefixes[1:]} == {delay}
-    steps = {prefix.execute_steps for prefix in run.prefixes[1:]}
+    starts_ns = [stamp_ns + round(1e9 / rate_hz) for stamp_ns in run.asked_ns]
+    steps = {p.execute_steps(start_ns, rate_hz) for p, start_ns in zip(run.prefixes[1:], starts_ns[1:], strict=True)}
     assert all(max(12, delay) <= s <= max(12, delay) + 2 and s <= 64 - delay for s in steps)
 
 

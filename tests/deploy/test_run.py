@@ -1,14 +1,20 @@
 """Run: pytest tests/deploy/test_run.py"""
 
 import argparse
+import contextlib
+import io
 import socket
 
 import pytest
 
+from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.registry import find_config
 from deploy.arguments import add_viewing_options, viewing_words
 from deploy.cli import main
 from deploy.realtime.recorder import Recorded
-from deploy.run import run_trials
+from deploy.realtime.spec import run_spec
+from deploy.run import ask_before_moving, run_trials
+from robot_drivers.limits.chain import SIMULATED
 
 
 class Robot:
@@ -88,6 +94,75 @@ def test_a_robot_that_ends_ends_the_trials():
 def test_a_real_robot_has_to_be_told_what_to_do(capsys):
     assert main(["run", "piper_pair", "runs/x"]) == 1
     assert "--instruction" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("name", "yes", "asks"), [("piper_pair", False, True), ("piper_pair", True, False), ("sim_bimanual", False, False)]
+)
+def test_a_person_is_asked_before_a_real_robot_moves(monkeypatch, capsys, name, yes, asks):
+    robot = Embodiment.from_yaml(find_config("robots", name))
+    monkeypatch.setattr("sys.stdin", Terminal("\n"))
+    ask_before_moving(robot, yes)
+    assert ("press Enter" in capsys.readouterr().out) is asks
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    if asks:
+        with pytest.raises(ValueError, match="give --yes to let the arms move"):
+            ask_before_moving(robot, yes)
+    else:
+        ask_before_moving(robot, yes)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "piper_pair", "runs/x", "--instruction", "lift the cup"],
+        ["replay", "piper_pair", "x.mcap"],
+        ["record", "piper_pair", "--leader", "piper_pair", "--out", "x", "--instruction", "lift the cup"],
+    ],
+)
+def test_without_a_terminal_and_without_yes_nothing_is_started(monkeypatch, tmp_path, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("deploy.demonstrate.require", lambda *_, **__: None)
+    monkeypatch.setattr("deploy.realtime.session.Supervisor", lambda *_, **__: pytest.fail("it was started"))
+    assert main(words) == 1
+    assert "no terminal to ask at: give --yes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["replay", "sim_bimanual", "x.mcap"],
+        ["record", "sim_bimanual", "--leader", "sim_bimanual", "--out", "x", "--instruction", "lift the cup"],
+    ],
+)
+def test_replay_and_record_have_the_page_and_the_limits_of_a_run(monkeypatch, words):
+    opened = []
+
+    def open_session(spec, instruction, **options):
+        opened.append((spec, options))
+        raise RuntimeError("enough")
+
+    for module in ("replay", "demonstrate"):
+        monkeypatch.setattr(f"deploy.{module}.require", lambda *_, **__: None)
+        monkeypatch.setattr(f"deploy.{module}.Processes", lambda _: contextlib.nullcontext())
+        monkeypatch.setattr(f"deploy.{module}.viewed_session", open_session)
+    monkeypatch.setattr(
+        "deploy.replay.load_episode",
+        lambda *_: argparse.Namespace(name="x", num_steps=1, rate_hz=1.0, instructions=("x",)),
+    )
+    assert main([*words, "--page", "8080", "--rerun", "x.rrd"]) == 1
+    ((spec, options),) = opened
+    run = run_spec(Embodiment.from_yaml(find_config("robots", "sim_bimanual")), "runs/x", "cpu")
+    assert (spec.limits, spec.settings.jump_rad) == (run.limits, run.settings.jump_rad)
+    assert spec.limits == SIMULATED
+    assert spec.frame_size == run.frame_size == (480, 640)
+    assert (options["page"], options["rerun"]) == (8080, "x.rrd")
 
 
 def test_a_port_that_is_taken_is_told_before_the_arms_wake(capsys):

@@ -234,3 +234,10 @@ def test_a_connection_must_be_a_mapping():
     raw["arms"]["right"]["connection"] = "/dev/ttyUSB0"
     with pytest.raises(ValueError, match=r"arms\.right\.connection must be a mapping"):
         Embodiment.from_dict(raw)
+
+
+def test_a_robot_is_simulated_only_if_all_of_it_is():
+    raw = yaml.safe_load((configs_dir() / "robots" / "sim_bimanual.yaml").read_text(encoding="utf-8"))
+    assert Embodiment.from_dict(raw).is_simulated
+    raw["arms"]["left"]["driver"] = "viperx"
+    assert not Embodiment.from_dict(raw).is_simulated

@@ -10,9 +10,10 @@ from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from data_pipeline.schema.types import Episode, Observation
 from data_pipeline.storage import EpisodeStore
-from deploy.realtime.replay import APPROACH_RAD_S, HORIZON, OPENER, Replay, load_episode, timeline
+from deploy.realtime.replay import HORIZON, OPENER, Replay, load_episode, timeline
 from deploy.realtime.supervisor import RunSpec, Supervisor
 from deploy.replay import play
+from robot_drivers.limits.chain import LimitSettings
 
 PARTS = "tests.deploy.realtime.parts"
 SIM = Embodiment.from_yaml(find_config("robots", "sim_bimanual"))
@@ -44,7 +45,14 @@ def test_the_way_to_the_first_action_is_slow_and_ends_there():
     assert np.allclose(rows[-20:], SIM.from_unified(episode().actions), atol=1e-6)
     steps = np.abs(np.diff(np.concatenate([np.zeros((1, SIM.num_native)), rows]), axis=0)) * SIM.rate_hz
     joints = np.array(["gripper" not in name for name in SIM.native_names])
-    assert steps[: len(rows) - 20 + 1, joints].max() <= APPROACH_RAD_S + 1e-5
+    assert steps[: len(rows) - 20 + 1, joints].max() <= LimitSettings.approach_rad_s + 1e-5
+
+
+def test_the_way_is_as_slow_as_the_first_motion_of_any_command(monkeypatch):
+    monkeypatch.setattr(LimitSettings, "approach_rad_s", LimitSettings.approach_rad_s / 2)
+    rows = SIM.from_unified(timeline(SIM, seen(0).state, episode()))
+    steps = np.abs(np.diff(rows[:-20], axis=0)) * SIM.rate_hz
+    assert steps[:, 0].max() <= LimitSettings.approach_rad_s + 1e-5
 
 
 def test_a_robot_that_is_there_begins_at_once():

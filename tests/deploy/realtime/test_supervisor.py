@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from data_pipeline.schema.embodiment import Embodiment
-from data_pipeline.schema.registry import find_config
+from data_pipeline.schema.registry import find_config, read_yaml
 from deploy.loop import LoopSettings
-from deploy.realtime.records import text
+from deploy.realtime.records import get_frame, text
 from deploy.realtime.supervisor import RunSpec, Supervisor
 from robot_drivers.types import CameraFrame
 from tests.deploy.realtime.parts import PATIENCE_S, is_in, wait_for
@@ -174,6 +174,30 @@ def test_closing_leaves_no_process_and_no_memory(open_session):
     supervisor.close()
     assert [process.exitcode for process in processes] == [0, 0]
     assert not any(path.exists() for path in memory)
+
+
+def test_a_camera_has_room_for_what_its_connection_says_and_a_topic_for_more():
+    raw = read_yaml(find_config("robots", "sim_bimanual"))
+    raw["cameras"] = {
+        "external": {"source": "realsense", "connection": {"width": 1280, "height": 720}},
+        "right_wrist": {"source": "v4l2"},
+        "left_wrist": {"source": "/camera_l/color/image_raw"},
+    }
+    spec = RunSpec(
+        robot=Embodiment.from_dict(raw), open_arm=f"{PARTS}:open_motor", open_backend=f"{PARTS}:open_leaning"
+    )
+    with Supervisor(spec) as supervisor:
+        for role, (height, width) in {
+            "external": (720, 1280),
+            "right_wrist": (480, 640),
+            "left_wrist": (1080, 1920),
+        }.items():
+            ring = supervisor.ring(f"frames of {role}")
+            supervisor.push_frame(CameraFrame(role, np.full((height, width, 3), 7, np.uint8), 1))
+            assert get_frame(ring.newest().value, role).image.shape == (height, width, 3)
+            ring.close()
+            with pytest.raises(ValueError, match="announced"):
+                supervisor.push_frame(CameraFrame(role, np.zeros((height + 1, width, 3), np.uint8), 2))
 
 
 def test_an_arm_that_cannot_be_opened_is_one_message(capfd):
