@@ -19,12 +19,11 @@ POLICY_NAME = "rdt_policy"
 
 @dataclass(frozen=True)
 class NodeProcess:
-    """A process to start: `python -m module *arguments`. When an `essential` one ends, all do."""
+    """A process to start: `python -m module *arguments`. When one ends, all do."""
 
     name: str
     module: str
     arguments: tuple[str, ...]
-    essential: bool = True
 
 
 def uses_ros(robot: Embodiment) -> bool:

@@ -28,6 +28,7 @@ from typing import Any, get_args
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.utilities import remove_ros_args
@@ -47,6 +48,7 @@ from deploy.realtime.supervisor import RunSpec
 from robot_drivers.messages import quality
 
 DIAGNOSTICS_S = 0.5
+NUM_THREADS = 3  # one for each group of callbacks: orders, episodes, all others
 LEVELS = {"run": DiagnosticStatus.OK, "hold": DiagnosticStatus.OK, "stopping": DiagnosticStatus.WARN}
 
 
@@ -65,6 +67,9 @@ class PolicyNode(LifecycleNode):
     ) -> None:
         """`page`, `rerun` and `record` are those of `viewed_session`."""
         super().__init__(POLICY_NAME)
+        self.closing = threading.Event()  # set, and the node opens no session any more
+        orders, episodes = MutuallyExclusiveCallbackGroup(), MutuallyExclusiveCallbackGroup()
+        # Orders to the arms wait for each other alone: not for a disk, nor for a change of the life cycle.
         self._robot, self._spec = robot, spec
         self._page, self._rerun = page, rerun
         self._record, self._num_episodes = record, 0
@@ -79,14 +84,16 @@ class PolicyNode(LifecycleNode):
         self._estopped = self.create_publisher(Bool, "~/estopped", quality("reliable", latched=True))
         self.create_subscription(String, "~/instruction", self._instruct, quality("reliable"))
         for latched in (True, False):  # a latched reader hears what was said before it came, but no plain writer
-            self.create_subscription(Bool, "/estop", self._hear_button, quality("reliable", latched=latched))
+            self.create_subscription(
+                Bool, "/estop", self._hear_button, quality("reliable", latched=latched), callback_group=orders
+            )
         for name, order in (("start", self._start), ("stop", self._stop), ("reset", self._reset)):
-            self.create_service(Trigger, f"~/{name}", self._service(order))
-        self.create_service(Trigger, "~/estop", self._service(self._estop))
-        self.create_service(SetBool, "~/set_estop", self._set_estop)
+            self.create_service(Trigger, f"~/{name}", self._service(order), callback_group=orders)
+        self.create_service(Trigger, "~/estop", self._service(self._estop), callback_group=orders)
+        self.create_service(SetBool, "~/set_estop", self._set_estop, callback_group=orders)
         for name, order in (("begin", self._begin), ("pause", self._pause), ("discard", self._discard)):
-            self.create_service(Trigger, f"~/{name}_episode", self._service(order))
-        self.create_service(SetBool, "~/end_episode", self._end)
+            self.create_service(Trigger, f"~/{name}_episode", self._service(order), callback_group=episodes)
+        self.create_service(SetBool, "~/end_episode", self._end, callback_group=episodes)
         self.create_timer(DIAGNOSTICS_S, self._diagnose)
 
     # life cycle
@@ -101,6 +108,7 @@ class PolicyNode(LifecycleNode):
             record=self._record,
             tell=self.get_logger().info,
             buttons=lambda session: _Buttons(self, session),
+            closing=self.closing,
         )
         try:
             session = self._opened.enter_context(viewed)
@@ -109,6 +117,9 @@ class PolicyNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         with self._lock:
             self.session = session
+        if self.closing.is_set():  # `end_session` may have come before there was one
+            self.end_session()
+            return TransitionCallbackReturn.FAILURE
         self._estopped.publish(Bool(data=False))
         if self._is_pressed:
             self._estop(session)
@@ -280,27 +291,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(remove_ros_args(sys.argv if arguments is None else ["", *arguments])[1:])
     robot = Embodiment.from_yaml(find_config("robots", args.robot))
     spec = run_spec(robot, args.policy, args.device, args.handover)
-    closing = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: closing.set())
     rclpy.init(signal_handler_options=rclpy.SignalHandlerOptions.NO)
     record = RecordTo(robot, Path(args.record), {"checkpoint": args.policy}, args.pictures) if args.record else None
     node = PolicyNode(robot, spec, args.instruction, page=args.page, rerun=args.rerun, record=record)
-    executor = MultiThreadedExecutor(2)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: node.closing.set())
+    executor = MultiThreadedExecutor(NUM_THREADS)
     executor.add_node(node)
     spinning = threading.Thread(target=_spin, args=(executor,), daemon=True)
     spinning.start()
     failed = False
     try:
         if args.active or args.start:
-            failed = node.trigger_configure() is not TransitionCallbackReturn.SUCCESS
-            if not failed:
+            failed = node.trigger_configure() is not TransitionCallbackReturn.SUCCESS and not node.closing.is_set()
+            if node.session:
                 node.trigger_activate()
             if args.start and node.session:
                 node.session.supervisor.start()
-        while not closing.wait(0.1) and not failed:
-            failed = node.session is not None and not node.session.supervisor.alive
+        while not node.closing.wait(0.1) and not failed:  # an error in a callback ends the spinning: nobody would hear
+            failed = not spinning.is_alive() or (node.session is not None and not node.session.supervisor.alive)
     finally:
+        node.closing.set()
         node.end_session()
         executor.shutdown(timeout_sec=1.0)
         spinning.join(2.0)

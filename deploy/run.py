@@ -28,13 +28,17 @@ from deploy.arguments import viewing_words
 from deploy.doctor import require
 from deploy.graph import POLICY_NAME, NodeProcess, node_graph, ros_environment, uses_ros
 from deploy.intervals import wilson_interval
+from deploy.realtime import supervisor
+from deploy.realtime.process import undisturbed
 from deploy.realtime.recorder import ANSWER_S, Recorded, RecordTo, convert_line
 from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 READY_S = 300.0
 STATUS_S = 2.0
-ENDING_S = 15.0
+ENDING_S = sum(supervisor.ENDING_S.values()) + 10.0
+"""For a node to end in, its session first; one that records has `ANSWER_S` more."""
+
 STAND_S = 0.5
 """After the order to stop, the way to a stand belongs to the episode."""
 
@@ -201,8 +205,10 @@ def _opened(
             *(["--task", args.task] if args.task else []),
         ),
     )
-    with Processes(graph) as processes:
-        orders = RosOrders(robot, processes)
+    with (
+        Processes(graph, ENDING_S + ANSWER_S if record else ENDING_S) as processes,
+        RosOrders(robot, processes) as orders,
+    ):
         yield orders, RosEpisodes(orders) if record else None
 
 
@@ -215,7 +221,8 @@ def body_processes(robot: Embodiment, args: argparse.Namespace) -> list[NodeProc
 class Processes:
     """The processes of a graph. Leaving ends them in reverse: the mind before the body."""
 
-    def __init__(self, graph: Sequence[NodeProcess]) -> None:
+    def __init__(self, graph: Sequence[NodeProcess], ending_s: float = ENDING_S) -> None:
+        self._ending_s = ending_s  # of each; then it is killed
         environment = {**ros_environment(), **os.environ}  # what the user has set stands
         os.environ.update(environment)
         self._running: list[tuple[NodeProcess, subprocess.Popen]] = []
@@ -230,24 +237,23 @@ class Processes:
             raise
 
     def check(self) -> None:
-        """Raise `RuntimeError` when one has ended that is needed."""
+        """Raise `RuntimeError` when one has ended."""
         for node, process in self._running:
-            if node.essential and process.poll() is not None:
+            if process.poll() is not None:
                 raise RuntimeError(f"{node.name} has ended (exit code {process.returncode}): the arms hold")
 
     def close(self) -> None:
-        """End them, deaf to a second Ctrl-C: it would leave processes behind."""
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for node, process in reversed(self._running):
-            process.terminate()
-            try:
-                process.wait(ENDING_S)
-            except subprocess.TimeoutExpired:
-                print(f"rdt: {node.name} did not end within {ENDING_S:g} s and was killed", file=sys.stderr)
-                process.kill()
-                process.wait()
-        self._running.clear()
-        signal.signal(signal.SIGINT, before)
+        """End them all, each in its time."""
+        with undisturbed():
+            for node, process in reversed(self._running):
+                process.terminate()
+                try:
+                    process.wait(self._ending_s)
+                except subprocess.TimeoutExpired:
+                    print(f"rdt: {node.name} did not end within {self._ending_s:g} s and was killed", file=sys.stderr)
+                    process.kill()
+                    process.wait()
+            self._running.clear()
 
     def __enter__(self) -> Processes:
         return self
@@ -263,7 +269,7 @@ def _end_with_parent() -> None:
 
 
 class RosOrders:
-    """Orders by services of the policy's node and, for the simulated robot, of the simulator's."""
+    """Orders by services of the policy's node and, for the simulated robot, of the simulator's. `with` closes it."""
 
     def __init__(self, robot: Embodiment, processes: Processes) -> None:
         """Returns when the policy's node is active."""
@@ -274,7 +280,11 @@ class RosOrders:
         self._untouched = True  # nobody has moved in the simulator's first scene
         self._robot = robot.name
         self._link = Link("rdt_run")
-        self._wait_until_ready()
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.close()
+            raise
 
     def start(self) -> None:
         self._trigger(f"/{POLICY_NAME}/start")
@@ -284,6 +294,7 @@ class RosOrders:
 
     def next_scene(self) -> None:
         if self._simulated and not self._untouched:
+            time.sleep(STAND_S)  # the way to a stand belongs to the scene before
             self._trigger(f"/{self._robot}/reset")
             self._trigger(f"/{POLICY_NAME}/reset")  # after it: what was seen of the scene before is forgotten
         self._untouched = False
@@ -293,6 +304,15 @@ class RosOrders:
 
     def check(self) -> None:
         self._processes.check()
+
+    def close(self) -> None:
+        self._link.close()
+
+    def __enter__(self) -> RosOrders:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _wait_until_ready(self) -> None:
         until = time.monotonic() + READY_S
@@ -336,7 +356,9 @@ class RosEpisodes:
         return self._ask("end_episode", success)
 
     def _ask(self, word: str, flag: bool | None = None) -> Recorded:
-        answer = self._orders.ask(f"/{POLICY_NAME}/{word}", flag, timeout_s=ANSWER_S)
+        answer = self._orders.ask(
+            f"/{POLICY_NAME}/{word}", flag, timeout_s=ANSWER_S + 5.0
+        )  # the node waits so long itself
         return Recorded(answer.message if answer.success else "", answer.message)
 
 
@@ -370,7 +392,8 @@ def _run_until_interrupted(orders: Orders) -> None:
             orders.check()
             time.sleep(0.1)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would leave the way to a stand half done
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second one would leave the way to a stand half done
+            signal.signal(number, signal.SIG_IGN)
         print("\nstopping")
         orders.stop()
         time.sleep(STAND_S)

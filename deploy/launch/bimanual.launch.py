@@ -54,7 +54,7 @@ def _nodes(context):
             executable=sys.executable,
             arguments=["-m", node.module, *node.arguments],
             output="screen",
-            on_exit=Shutdown(reason=f"{node.name} has ended") if node.essential else None,
+            on_exit=Shutdown(reason=f"{node.name} has ended"),
         )
         for node in graph
     ]

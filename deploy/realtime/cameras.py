@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 from robot_drivers.camera import Camera
 from robot_drivers.types import CameraFrame
@@ -13,7 +14,7 @@ POLL_S = 0.004
 
 
 class CameraPump:
-    """Hands every new frame of each camera to `push`. A camera that raises is silent from then on, and is named."""
+    """Hands every new frame of each camera to `push`. A camera that raises is named, and asked again."""
 
     def __init__(self, cameras: Mapping[str, Camera], push: Callable[[CameraFrame], None]) -> None:
         self.problems: dict[str, str] = {}  # camera role -> what it raised
@@ -27,11 +28,13 @@ class CameraPump:
             thread.start()
 
     def close(self) -> None:
+        """Let go of every camera, even if one raises; then raise it."""
         self._closing.set()
         for thread in self._threads:
             thread.join(2.0)
-        for camera in self._cameras.values():
-            camera.close()
+        with ExitStack() as ends:
+            for camera in self._cameras.values():
+                ends.callback(camera.close)
 
     def _watch(self, role: str, camera: Camera) -> None:
         newest_ns = 0

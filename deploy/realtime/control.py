@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from deploy.realtime import records
 from deploy.realtime.clock import Deadlines, ask_for_priority, now_ns
 from deploy.realtime.follow import FollowLoop, Leader
 from deploy.realtime.memory import Ring, RingSpec
+from deploy.realtime.process import parent_id
 from deploy.realtime.records import text
 from robot_drivers.arm import Arm
 from robot_drivers.bimanual import Bimanual
@@ -67,10 +69,10 @@ class ControlProcess:
         self._orders, self._answers, self._health = rings["orders"], rings["answers"], rings["health"]
         self._states, self._ticks, self._requests = rings["states"], rings["ticks"], rings["requests"]
         self._state, self._tick, self._request = (r.empty() for r in (self._states, self._ticks, self._requests))
-        self._parent = os.getppid()
+        self._parent = parent_id()
         self._request_number = -1
         self._starts = self._resets = self._estops = 0
-        self._overruns: list[int] = []
+        self._overruns: deque[int] = deque(maxlen=round(self._tick_hz))  # missed ticks, of the last second
         self._closing_ns: int | None = None
 
     def run(self) -> None:
@@ -143,7 +145,7 @@ class ControlProcess:
             if loop.mode is not Mode.FAULT:
                 loop.fault("emergency stop")
         loop.instruction = text(orders["instruction"])
-        if orders["resets"] > self._resets:
+        if orders["resets"] > self._resets and (orders["estop"] or not self.body.is_moving):
             self._resets = int(orders["resets"])
             if not orders["estop"]:
                 self.body.reset()
@@ -154,6 +156,8 @@ class ControlProcess:
         if self._closing_ns is not None or silent or orders["wanted"] == records.HOLD:
             loop.stop("the supervisor is silent" if silent else "stop was asked for")
             self._starts = max(self._starts, int(orders["starts"]))
+        elif orders["resets"] > self._resets:
+            loop.stop("a reset was asked for")  # the arms brake first; a start that came after it waits
         elif orders["starts"] > self._starts:
             self._starts = int(orders["starts"])
             if loop.mode is not Mode.FAULT:
@@ -161,7 +165,7 @@ class ControlProcess:
         health = self._health.newest()
         if loop.mode is Mode.RUN and (health is None or (now - int(health.value["stamp_ns"])) * 1e-9 > SILENT_S):
             loop.stop("the inference process is silent")
-        self._overruns = [*self._overruns, missed][-round(self._tick_hz) :]
+        self._overruns.append(missed)
         if loop.mode is Mode.RUN and missed - self._overruns[0] > MAX_OVERRUNS:
             loop.stop(f"{missed - self._overruns[0]} ticks were missed within a second")
 

@@ -20,6 +20,7 @@ from deploy.observation_buffer import ObservationBuffer, Stale
 from deploy.realtime import records
 from deploy.realtime.clock import now_ns
 from deploy.realtime.memory import Record, Ring, RingSpec
+from deploy.realtime.process import parent_id
 from deploy.realtime.records import text
 
 IDLE_S = 0.001
@@ -68,7 +69,7 @@ class InferenceProcess:
         robot = Embodiment.from_dict(spec.robot)
         self._buffer = ObservationBuffer(robot, cameras=backend.cameras, history=backend.image_history)
         self._answer, self._beat = self._answers.empty(), self._health.empty()
-        self._parent = os.getppid()
+        self._parent = parent_id()
         self._resets, self._since_ns = 0, 0  # the newest reset, and when it was seen
         self._closing = threading.Event()
 

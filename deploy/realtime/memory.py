@@ -69,23 +69,24 @@ class Ring:
     def write(self, value: np.ndarray) -> int:
         """Add a record and return its number. One process only."""
         number = self._count
-        place, content = number % self.spec.length, _bytes(value)
+        place, content = number % self.spec.length, value.tobytes()  # taken once: a thread may be changing the value
         self._numbers[place] = _WRITING
-        self._bytes[place] = content
+        self._bytes[place] = np.frombuffer(content, np.uint8)
         self._checksums[place] = _checksum(content, number)
         self._numbers[place] = number
         self._count = number + 1
         return number
 
     def newest(self) -> Record | None:
-        """The last record, whether it was seen or not; None before the first one."""
+        """The last record that is whole, or the one before it, seen or not; None before the first one."""
         for _ in range(_TRIES):
-            number = int(self._numbers.max())
-            if number < 0:
+            last = int(self._numbers.max())
+            if last < 0:
                 return None
-            record = self._read(number)
-            if record is not None:
-                return record
+            for number in range(last, max(last - 2, -1), -1):
+                record = self._read(number)
+                if record is not None:
+                    return record
         return None  # a writer that is that fast writes again at once
 
     def new(self) -> Iterator[Record]:
@@ -110,16 +111,11 @@ class Ring:
         if self._numbers[place] != number:
             return None
         value = np.empty((), self.spec.dtype)
-        content = _bytes(value)
+        content = value.reshape(1).view(np.uint8)
         content[:] = self._bytes[place]
-        whole = self._numbers[place] == number and self._checksums[place] == _checksum(content, number)
+        whole = self._numbers[place] == number and self._checksums[place] == _checksum(content.tobytes(), number)
         return Record(number, value) if whole else None
 
 
-def _bytes(value: np.ndarray) -> np.ndarray:
-    """The memory of a record, uint8 (size,)."""
-    return value.reshape(1).view(np.uint8)
-
-
-def _checksum(content: np.ndarray, number: int) -> int:
-    return google_crc32c.value(content.tobytes()) ^ (number & 0xFFFFFFFF)
+def _checksum(content: bytes, number: int) -> int:
+    return google_crc32c.value(content) ^ (number & 0xFFFFFFFF)

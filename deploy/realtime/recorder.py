@@ -37,6 +37,7 @@ from data_pipeline.sources.mcap_writer import McapWriter
 from deploy.realtime import records
 from deploy.realtime.clock import now_ns
 from deploy.realtime.memory import Record, Ring, RingSpec
+from deploy.realtime.process import parent_id
 from deploy.realtime.records import text
 from robot_drivers.limits.bounds import Bounds
 
@@ -77,6 +78,7 @@ class Recorder:
         Raises `ValueError` for a folder of another robot, `WriteError` for one that cannot be written.
         """
         self._to, self._lock = to, threading.Lock()
+        self._owed = 0  # answers that have not come yet
         _describe(to)
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
@@ -112,9 +114,14 @@ class Recorder:
     def _ask(self, word: str, notes: dict[str, Any]) -> Recorded:
         with self._lock:
             self._send(word, notes)
+            self._owed += 1
+            until = time.monotonic() + ANSWER_S
             try:
-                if self._pipe.poll(ANSWER_S):
-                    return Recorded(*self._pipe.recv())
+                while self._pipe.poll(max(until - time.monotonic(), 0.0)):
+                    answer = Recorded(*self._pipe.recv())
+                    self._owed -= 1
+                    if not self._owed:  # else it came too late for the question before
+                        return answer
                 return Recorded("", f"not recorded: no answer from the recorder within {ANSWER_S:g} s")
             except (OSError, EOFError):
                 return Recorded("", "not recorded: the recorder's process has ended")
@@ -321,7 +328,7 @@ class RecorderProcess:
     def __init__(self, to: RecordTo, rings: Mapping[str, RingSpec], pipe: Connection) -> None:
         self._to, self._pipe = to, pipe
         self._rings = {name: Ring(spec) for name, spec in rings.items() if name != "health"}
-        self._parent = os.getppid()
+        self._parent = parent_id()
         self._closing = False
 
     def close_soon(self, *_: object) -> None:

@@ -27,6 +27,7 @@ from deploy.loop import LoopSettings
 from deploy.realtime import control, inference, records
 from deploy.realtime.clock import now_ns
 from deploy.realtime.memory import Ring, RingSpec
+from deploy.realtime.process import undisturbed
 from deploy.realtime.records import text
 from robot_drivers.limits.chain import LimitSettings
 from robot_drivers.types import CameraFrame
@@ -37,6 +38,9 @@ STATES, TICKS, FRAMES = 256, 1024, 4  # lengths of the rings
 PICTURE = (480, 640)  # height and width where a camera's connection does not say them: 3.7 MB of shared memory
 TOPIC_PICTURE = (1080, 1920)
 """... of a topic, whose size nobody knows before: 25 MB a camera, and 3 ms to write a picture of whatever size."""
+
+ENDING_S = {"control": 2 * control.STOPPING_S + 2.0, "inference": control.STOPPING_S + 2.0}
+"""Time to end in; then a process is killed. Control may come to a stand twice: with its loop, then without."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +149,16 @@ class Supervisor:
 
     # what happens
 
-    def wait_until_ready(self, timeout_s: float = 600.0) -> None:
-        """Until the network is warm and the control process ticks. Raises `RuntimeError` when one of them ended."""
+    def wait_until_ready(self, timeout_s: float = 600.0, closing: threading.Event | None = None) -> None:
+        """Until the network is warm and the control process ticks.
+
+        Raises `RuntimeError` when one of them ended, and when `closing` is set: nobody waits any more.
+        """
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
             self.check()
+            if closing is not None and closing.is_set():
+                raise RuntimeError("told to end before the robot's processes were ready")
             health, tick = self._rings["health"].newest(), self._rings["ticks"].newest()
             if health is not None and health.value["ready"] and tick is not None:
                 return
@@ -207,23 +216,24 @@ class Supervisor:
 
     def close(self) -> None:
         """Bring the arms to a stand, end the processes, remove the memory. May be called twice."""
-        if self._closed:
-            return
-        self._closed = True
-        if "orders" in self._rings:
-            self._order(closing=1, wanted=records.HOLD)
-        for process in self._processes.values():
-            if process.pid is None:
-                continue
-            process.join(control.STOPPING_S + 2.0)
-            if process.is_alive():
-                process.kill()
-                process.join()
-        self._beating.set()
-        with self._lock:
-            for ring in self._rings.values():
-                ring.close()
-            self._rings.clear()
+        with undisturbed():
+            if self._closed:
+                return
+            self._closed = True
+            if "orders" in self._rings:
+                self._order(closing=1, wanted=records.HOLD)
+            for name, process in self._processes.items():
+                if process.pid is None:
+                    continue
+                process.join(ENDING_S[name])
+                if process.is_alive():
+                    process.kill()
+                    process.join()
+            self._beating.set()
+            with self._lock:
+                for ring in self._rings.values():
+                    ring.close()
+                self._rings.clear()
 
     def __enter__(self) -> Supervisor:
         return self

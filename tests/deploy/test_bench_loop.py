@@ -3,13 +3,15 @@
 Run: pytest tests/deploy/test_bench_loop.py
 """
 
+import itertools
+
 import numpy as np
 import pytest
 
 from data_pipeline.schema.types import Observation
 from deploy import bench_loop, bench_loop_parts
 from deploy.loop import LoopSettings
-from deploy.realtime.records import tick_dtype
+from deploy.realtime.records import text, tick_dtype
 from deploy.two_ways import TwoWays, rehearse, robot_at
 
 MS = 1_000_000
@@ -22,6 +24,11 @@ def ticks(modes, positions):
         row["stamp_ns"], row["mode"], row["measured"] = (1000 + 5 * k) * MS, mode.encode(), position
         rows.append(row)
     return rows
+
+
+def modes_of(ticks):
+    """One after the other, of the ticks since it was asked."""
+    return [mode for mode, _ in itertools.groupby(text(record.value["mode"]) for record in ticks.new())]
 
 
 def test_lateness_counts_what_was_lost_while_it_looked():
@@ -82,8 +89,14 @@ def test_the_session_of_the_bench_moves_stops_and_holds(tmp_path):
     with bench_loop.session(50, silence, busy=False) as supervisor:
         over = bench_loop.measure_overhead(supervisor, 1.0)
         assert over["chunks"] > 0
-        assert bench_loop.measure_stops(supervisor)["ticks"] >= 1
-        assert bench_loop.measure_state_loss(supervisor, silence)["to_hold"] > 0
+        ticks = supervisor.ring("ticks")
+        list(ticks.new())
+        assert set(bench_loop.measure_stops(supervisor)) == {"ticks", "to_braking", "to_stand"}
+        assert modes_of(ticks) == ["run", "fault", "hold"] * bench_loop.NUM_STOPS
+        bench_loop.measure_state_loss(supervisor, silence)
+        blind = [record.value for record in ticks.new() if "old" in text(record.value["why"])]
+        assert blind and not any(row["commanded"] for row in blind)
+        ticks.close()
 
 
 def test_the_bench_commands_what_no_limit_changes():

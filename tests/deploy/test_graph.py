@@ -1,6 +1,8 @@
 """Run: pytest tests/deploy/test_graph.py"""
 
+import runpy
 import xml.etree.ElementTree as ET
+from importlib.resources import files
 
 import pytest
 
@@ -42,3 +44,18 @@ def test_the_shipped_transport_has_room_for_a_raw_picture():
     descriptors = ET.parse(dds_profile()).getroot().findall(".//dds:transport_descriptor", space)
     segments = [int(size.text) for d in descriptors if (size := d.find("dds:segment_size", space)) is not None]
     assert segments and min(segments) > 4 * 640 * 480 * 3
+
+
+def test_the_launch_file_starts_the_graph_and_declares_what_it_takes():
+    pytest.importorskip("launch_ros", reason="comes with an installation of ROS 2, not with the extra `ros2`")
+    from launch import LaunchContext
+    from launch.actions import DeclareLaunchArgument, OpaqueFunction
+
+    said = runpy.run_path(str(files("deploy") / "launch" / "bimanual.launch.py"))
+    description, context = said["generate_launch_description"](), LaunchContext()
+    declared = [entity for entity in description.entities if isinstance(entity, DeclareLaunchArgument)]
+    assert {entity.name for entity in declared} == set(said["ARGUMENTS"])
+    for entity in declared:
+        entity.execute(context)
+    (nodes,) = (entity for entity in description.entities if isinstance(entity, OpaqueFunction))
+    assert len(nodes.execute(context)) == 2  # of the simulated robot: the body, the mind

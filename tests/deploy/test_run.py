@@ -3,18 +3,29 @@
 import argparse
 import contextlib
 import io
+import os
+import signal
 import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from deploy.arguments import add_viewing_options, viewing_words
 from deploy.cli import main
-from deploy.realtime.recorder import Recorded
+from deploy.graph import NodeProcess
+from deploy.realtime.recorder import ANSWER_S, Recorded
 from deploy.realtime.spec import run_spec
-from deploy.run import ask_before_moving, run_trials
+from deploy.run import Processes, RosEpisodes, ask_before_moving, run_trials
 from robot_drivers.limits.chain import SIMULATED
+from tests.deploy.realtime.parts import blind_robot, runs, wait_for
 
 
 class Robot:
@@ -179,3 +190,75 @@ def test_options_of_those_who_look_reach_the_node_as_they_were_given(words):
     add_viewing_options(parser)
     args = parser.parse_args(words)
     assert parser.parse_args(viewing_words(args)) == args
+
+
+def test_an_episode_of_a_node_is_waited_for_longer_than_the_node_waits_for_its_disk():
+    waited = []
+
+    def ask(service, flag=None, timeout_s=10.0):
+        waited.append(timeout_s)
+        return SimpleNamespace(success=True, message="x.mcap")
+
+    episodes = RosEpisodes(SimpleNamespace(ask=ask))
+    episodes.begin()
+    episodes.end(success=True)
+    assert min(waited) > ANSWER_S
+
+
+def test_the_end_of_processes_is_deaf_to_signals(tmp_path):
+    """SIGTERM is as Ctrl-C in `rdt`: in the middle of an ending it would leave processes behind."""
+    told = tmp_path / "told"
+    slow_to_end = f"""
+import os, signal, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1.0), os._exit(0)))
+open({str(told)!r}, "w").close()
+time.sleep(60)
+"""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        processes = Processes([NodeProcess("slow", "timeit", ("-n1", "-r1", slow_to_end))])
+        process = processes._running[0][1]
+        wait_for(told.exists)
+        impatient = [threading.Timer(0.3, os.kill, (os.getpid(), number)) for number in (signal.SIGTERM, signal.SIGINT)]
+        for timer in impatient:
+            timer.start()
+        processes.close()
+        assert process.returncode == 0
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(("words", "exit_code"), [([], 0), (["--trials", "1", "--seconds", "60"], 1)])
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_impatience_leaves_no_process_of_a_session(tmp_path, first, words, exit_code):
+    """Signals while it ends, which takes a while: the network is asked something that it thinks about for long."""
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(blind_robot().to_dict()))
+    program = f"""
+import sys
+from deploy.cli import main
+from deploy.realtime import spec
+from deploy.realtime.supervisor import RunSpec
+
+def toy(robot, *_):
+    parts = "tests.deploy.realtime.parts"
+    return RunSpec(robot, parts + ":open_leaning", {{"seconds": 4.0}}, open_arm=parts + ":open_motor")
+
+if __name__ == "__main__":
+    spec.run_spec = toy
+    sys.exit(main(["run", {str(tmp_path / "robot.yaml")!r}, "x", "--instruction", "lean", "--yes", "--no-page",
+                   *{words!r}]))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True
+    )
+    assert "is ready" in process.stdout.readline()
+    time.sleep(1.0)  # it has begun to think
+    children = [int(word) for word in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert len(children) >= 2
+    for number in (first, signal.SIGINT, signal.SIGTERM):
+        process.send_signal(number)
+        time.sleep(0.3)
+    process.stdout.read()
+    assert process.wait(60) == exit_code
+    wait_for(lambda: not any(runs(child) for child in children))

@@ -70,6 +70,16 @@ def test_orders_reach_the_arms_and_the_state_says_so(client, supervisor):
     assert [event["mode"] for event in client.state()["events"]][-1] == "hold"
 
 
+def test_an_emergency_stop_without_a_body(client, supervisor):
+    """`curl -X POST http://127.0.0.1:PORT/estop`"""
+    client.order("/start")
+    wait_for(is_in(supervisor, "run"))
+    with socket.create_connection(client.at.split(":"), timeout=20) as connection:
+        connection.sendall(f"POST /estop HTTP/1.1\r\nHost: {client.at}\r\n\r\n".encode())
+        assert b" 303 " in connection.recv(4096)
+    wait_for(is_in(supervisor, "fault"))
+
+
 def test_an_emergency_stop_by_a_plain_form_without_a_token(client, supervisor):
     """A page of an earlier session, without JavaScript: it stops, and leads back to the page, which says so."""
     client.order("/start")
@@ -109,6 +119,7 @@ def test_pages_of_elsewhere_are_refused(client, supervisor):
         assert client.ask("/camera/external", **headers)[0].status == 403
     assert client.order("/start", token="guessed")[0].status == 403
     assert client.ask("/start", "POST", "x" * 100_000)[0].status == 413
+    assert client.ask("/start", "POST", iter([b"token=x"]))[0].status == 413  # in chunks, without a length
     assert client.state()["mode"] == "hold"
     tunnel = {"Host": "localhost:9999", "Origin": "http://localhost:9999"}
     assert client.ask("/stop", "POST", f"token={client.token()}", **tunnel)[0].status == 303

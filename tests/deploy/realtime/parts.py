@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.registry import find_config, read_yaml
 from data_pipeline.schema.types import ActionChunk, Observation
 from deploy.prefix import Prefix
 from deploy.realtime.supervisor import Supervisor
@@ -94,6 +95,40 @@ class Leaning:
 
 def open_leaning(robot: Embodiment, options: dict[str, Any]) -> Leaning:
     return Leaning(robot, options)
+
+
+def open_slowly(robot: Embodiment, options: dict[str, Any]) -> Leaning:
+    """As a large network: it takes `opening` seconds, and says in the file `told` that it has begun."""
+    Path(options["told"]).write_text(str(os.getpid()))
+    time.sleep(options["opening"])
+    return Leaning(robot, options)
+
+
+class Stubborn:
+    """A camera that will not be closed; each one that was asked to is noted."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def frame(self) -> None:
+        return None
+
+    def close(self) -> None:
+        self.asked = True
+        raise OSError("the camera is stuck")
+
+
+def blind_robot() -> Embodiment:
+    """Arms on no topics, and no cameras."""
+    raw = read_yaml(find_config("robots", "piper_pair"))
+    return Embodiment.from_dict({**raw, "cameras": {}})
+
+
+def runs(process_id: int) -> bool:
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def wait_for(what: Callable[[], bool]) -> None:

@@ -24,6 +24,7 @@ from deploy.realtime.memory import Ring
 from robot_drivers.bimanual import Bimanual
 from robot_drivers.limits.chain import LimitSettings
 from robot_drivers.types import ArmState
+from tests.deploy.realtime.parts import runs, wait_for
 from tests.robots import bimanual
 
 MS = 1_000_000
@@ -179,6 +180,7 @@ def missed_ticks(rig):
 FAULTS = {
     # what happens -> (how, mode in the end, words of the reason, ms until the plan is no longer followed)
     "emergency stop": (emergency_stop, Mode.FAULT, "emergency stop", 2 * 20),
+    "reset": (lambda rig: rig.say(resets=1, wanted=records.HOLD), Mode.HOLD, "reset", 2 * 20),
     "stop": (lambda rig: rig.say(wanted=records.HOLD), Mode.HOLD, "stop was asked for", 2 * 20),
     "close": (lambda rig: rig.say(closing=1), Mode.HOLD, "stop was asked for", 2 * 20),
     "SIGTERM": (lambda rig: rig.process.close_soon(), Mode.HOLD, "stop was asked for", 2 * 20),
@@ -212,7 +214,7 @@ def test_what_goes_wrong_ends_in_holding(rig, name):
         assert np.abs(np.diff(steps, axis=0))[:, np.arange(14) % 7 != 6].max() <= ACCELERATION * 0.02**2 + 1e-9
 
 
-@pytest.mark.parametrize("name", ["emergency stop", "SIGTERM", "an arm that raises", "missed ticks", "stop"])
+@pytest.mark.parametrize("name", ["emergency stop", "SIGTERM", "an arm that raises", "missed ticks", "reset", "stop"])
 def test_what_must_act_at_once_brakes_in_the_next_tick(rig, name):
     moving(rig)
     before = rig.path[-1] - rig.path[-2]
@@ -258,6 +260,33 @@ def test_after_an_emergency_stop_only_reset_and_start_move_and_gently(rig):
     assert not rig.is_still(2)
 
 
+def test_a_start_right_after_a_reset_waits_for_the_stand(rig):
+    moving(rig)
+    begun = len(rig.path)
+    rig.say(resets=1, wanted=records.HOLD)
+    rig.start()  # before the next tick: it sees both orders as one
+    rig.run(40)
+    assert rig.process._resets == 1
+    assert rig.mode is Mode.RUN
+    steps = np.diff(rig.path, axis=0)
+    assert not steps[begun:].any(axis=1).all()  # it stood
+    assert steps[-1].any()
+    assert np.abs(np.diff(steps, axis=0))[:, np.arange(14) % 7 != 6].max() <= ACCELERATION * 0.02**2 + 1e-9
+
+
+def test_an_emergency_stop_after_a_reset_that_waits_stands(rig):
+    moving(rig)
+    rig.say(resets=1, wanted=records.HOLD)
+    rig.run(1)
+    assert rig.process._resets == 0
+    emergency_stop(rig)
+    rig.run(40)
+    assert rig.mode is Mode.FAULT
+    rig.say(estop=0)
+    rig.run(10)
+    assert rig.mode is Mode.FAULT
+
+
 @pytest.mark.parametrize("word", ["frozen", "nan"])
 def test_a_joint_state_that_comes_back_in_time_goes_on_from_where_the_arm_is(rig, word):
     moving(rig)
@@ -300,8 +329,21 @@ def test_a_killed_supervisor_leaves_no_process():
         time.sleep(0.05)
 
 
-def runs(process_id):
-    try:
-        return Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+def test_a_supervisor_killed_while_the_network_loads_leaves_no_process(tmp_path):
+    told = tmp_path / "told"
+    program = (
+        "from deploy.realtime.supervisor import RunSpec, Supervisor\n"
+        "from tests.deploy.realtime.parts import blind_robot\n"
+        "if __name__ == '__main__':\n"
+        "    parts = 'tests.deploy.realtime.parts'\n"
+        f"    options = {{'opening': 3.0, 'told': {str(told)!r}}}\n"
+        "    spec = RunSpec(blind_robot(), parts + ':open_slowly', options, open_arm=parts + ':open_motor')\n"
+        "    Supervisor(spec).wait_until_ready()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3])
+    wait_for(lambda: told.exists() and told.read_text())
+    children = [int(word) for word in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()]
+    assert int(told.read_text()) in children
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    wait_for(lambda: not any(runs(child) for child in children))

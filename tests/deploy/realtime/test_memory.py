@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deploy.realtime import memory
 from deploy.realtime.memory import Ring
 
 DTYPE = np.dtype([("stamp", np.int64), ("values", np.float64, (5,))])
@@ -63,6 +64,26 @@ def test_half_a_record_is_no_record(ring):
     write(ring, 1)
     ring._bytes[0, 3] ^= 1  # as if the writer were in the middle of it
     assert ring.newest() is None
+
+
+def test_where_the_last_record_is_broken_the_one_before_it_is_the_newest(ring):
+    write(ring, 1)
+    write(ring, 2)
+    ring._bytes[1, 3] ^= 1
+    assert ring.newest().value["stamp"] == 1
+
+
+def test_a_record_that_changes_while_it_is_written_is_whole(ring, monkeypatch):
+    """As that of a heartbeat, which two threads fill in."""
+    record, checksum = ring.empty(), memory._checksum
+
+    def late(content, number):
+        record["stamp"] += 1
+        return checksum(content, number)
+
+    monkeypatch.setattr(memory, "_checksum", late)
+    ring.write(record)
+    assert ring.newest().value["stamp"] == 0
 
 
 def hammer(spec, count):

@@ -5,6 +5,8 @@ Run: pytest tests/deploy/realtime/test_recorder.py
 
 import errno
 import json
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -20,6 +22,7 @@ from data_pipeline.sources.mcap import list_topics, recover_mcap
 from data_pipeline.sources.raw import Fault
 from data_pipeline.sources.topics import decode_image
 from deploy.cli import main
+from deploy.realtime import recorder as module
 from deploy.realtime import records
 from deploy.realtime.memory import Ring
 from deploy.realtime.recorder import BoundedWriter, EpisodeTaker, Recorder, RecorderProcess, RecordTo, convert_line
@@ -321,3 +324,15 @@ def test_a_folder_of_another_robot_is_refused(robot, tmp_path):
     Recorder(RecordTo(SIM, tmp_path), robot.specs()).close()
     with pytest.raises(ValueError, match="another folder"):
         Recorder(RecordTo(bimanual(15.0), tmp_path), robot.specs())
+
+
+def test_an_answer_that_came_too_late_is_not_that_to_the_next_question(robot, tmp_path, monkeypatch):
+    recorder = Recorder(RecordTo(SIM, tmp_path), robot.specs())
+    assert recorder.discard().words == "no episode was being recorded"
+    os.kill(recorder._process.pid, signal.SIGSTOP)  # a disk that hangs
+    with monkeypatch.context() as impatient:
+        impatient.setattr(module, "ANSWER_S", 0.1)
+        assert "no answer" in recorder.begin().words
+    os.kill(recorder._process.pid, signal.SIGCONT)
+    assert recorder.discard().words == "discarded"
+    recorder.close()
