@@ -160,7 +160,8 @@ class ControlProcess:
             loop.stop("a reset was asked for")  # the arms brake first; a start that came after it waits
         elif orders["starts"] > self._starts:
             self._starts = int(orders["starts"])
-            if loop.mode is not Mode.FAULT:
+            if loop.mode not in (Mode.FAULT, Mode.RUN):
+                self._request_number = -1  # what was asked before, perhaps of another policy, is no part of this run
                 loop.start()
         health = self._health.newest()
         if loop.mode is Mode.RUN and (health is None or (now - int(health.value["stamp_ns"])) * 1e-9 > SILENT_S):

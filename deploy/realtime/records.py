@@ -35,6 +35,7 @@ ORDERS = np.dtype(
         ("wanted", np.int64),  # RUN or HOLD
         ("starts", np.int64),  # how often a start was asked for
         ("resets", np.int64),  # how often a reset was asked for
+        ("policy", np.int64),  # who answers: 0, or 1 for the policy that it is compared with
         ("closing", np.int64),  # stop, hold and end
         ("instruction", f"S{INSTRUCTION_BYTES}"),
     ]

@@ -50,6 +50,9 @@ class RunSpec:
     robot: Embodiment
     open_backend: str  # "module:function" of (robot, options) -> Backend
     backend_options: dict[str, Any] = field(default_factory=dict)
+    against: inference.BackendSpec | None = (
+        None  # a second policy, to compare the first with; `choose` says which one acts
+    )
     open_arm: str = "robot_drivers.drivers:open_arm"  # of (robot, side) -> Arm
     leader: Embodiment | None = None  # arms that a person leads with; then no policy is asked
     open_leader: str = "deploy.realtime.follow:open_leader"  # as open_arm
@@ -104,8 +107,7 @@ class Supervisor:
             )
             asked = inference.InferenceSpec(
                 plain,
-                spec.open_backend,
-                spec.backend_options,
+                (inference.BackendSpec(spec.open_backend, spec.backend_options), *filter(None, [spec.against])),
                 specs,
                 {role: ring.spec for role, ring in self._frames.items()},
             )
@@ -141,6 +143,17 @@ class Supervisor:
     def instruct(self, instruction: str) -> None:
         """What the policy is told from its next request on."""
         self._order(instruction=instruction.encode())
+
+    def choose(self, number: int) -> None:
+        """Which policy acts from the next start on: 0, or 1 for the one that it is compared with.
+
+        Raises `ValueError` where there is no such policy, and while one acts.
+        """
+        if number not in range(1 if self.spec.against is None else 2):
+            raise ValueError(f"there is no policy number {number} here: --against names a second one")
+        if self._orders["wanted"] == records.RUN:
+            raise ValueError("a policy acts: stop it before another one is chosen")
+        self._order(policy=number)
 
     def push_frame(self, frame: CameraFrame) -> None:
         """A picture for the policy, stamped on `clock.now_ns`."""

@@ -21,85 +21,17 @@ from data_pipeline.schema.registry import find_config
 from deploy.arguments import add_viewing_options, viewing_words
 from deploy.cli import main
 from deploy.graph import NodeProcess
-from deploy.realtime.recorder import ANSWER_S, Recorded
+from deploy.realtime.recorder import ANSWER_S
 from deploy.realtime.spec import run_spec
-from deploy.run import Processes, RosEpisodes, ask_before_moving, run_trials
+from deploy.run import Processes, RosEpisodes, ask_before_moving
 from robot_drivers.limits.chain import SIMULATED
 from tests.deploy.realtime.parts import blind_robot, runs, wait_for
 
 
-class Robot:
-    """Told what to do, it writes it down; the person or the simulator judges."""
-
-    def __init__(self, judgements=None):
-        self.heard, self._judgements = [], judgements
-
-    def start(self):
-        self.heard.append("start")
-
-    def stop(self):
-        self.heard.append("stop")
-
-    def next_scene(self):
-        self.heard.append("scene")
-
-    def outcome(self):
-        return None if self._judgements is None else {"success": self._judgements.pop(0), "scene": len(self.heard)}
-
-    def check(self):
-        pass
-
-
-def test_each_trial_has_a_scene_a_run_and_a_stand():
-    robot = Robot([True, False])
-    trials = run_trials(robot, 2, 0.0)
-    assert robot.heard == ["scene", "start", "stop"] * 2
-    assert [trial.success for trial in trials] == [True, False]
-
-
-class Episodes:
-    """Writes down what it is asked to record."""
-
-    def __init__(self, heard, path="x.mcap"):
-        self._heard, self._path = heard, path
-
-    def begin(self, *, trial=1):
-        self._heard.append(f"begin {trial}")
-        return Recorded(self._path, "recording" if self._path else "not recorded: the disk is full")
-
-    def pause(self):
-        self._heard.append("pause")
-
-    def end(self, *, success):
-        self._heard.append(f"end {success}")
-        return Recorded(self._path, "x.mcap: 10 s" if self._path else "not recorded: the disk is full")
-
-
-def test_a_trial_is_an_episode_from_before_the_start_to_the_stand_with_its_judgement():
-    robot = Robot()
-    run_trials(robot, 1, 0.0, ask=lambda _: False, sleep=lambda _: None, episodes=Episodes(robot.heard))
-    assert robot.heard == ["scene", "begin 1", "start", "stop", "pause", "end False"]
-
-
-def test_a_recording_that_fails_is_told_and_the_trials_go_on(capsys):
-    robot = Robot([True, True])
-    trials = run_trials(robot, 2, 0.0, sleep=lambda _: None, episodes=Episodes([], path=""))
-    assert [trial.success for trial in trials] == [True, True]
-    assert "disk is full" in capsys.readouterr().err
-
-
-def test_a_person_judges_where_nobody_else_can():
-    asked = []
-    trials = run_trials(Robot(), 2, 0.0, ask=lambda question: asked.append(question) or len(asked) == 2)
-    assert [trial.success for trial in trials] == [False, True]
-    assert "trial 2: did it succeed?" in asked[1]
-
-
-def test_a_robot_that_ends_ends_the_trials():
-    robot = Robot([True])
-    robot.check = lambda: (_ for _ in ()).throw(RuntimeError("rdt_policy has ended"))
-    with pytest.raises(RuntimeError, match="has ended"):
-        run_trials(robot, 1, 10.0)
+def test_policies_are_compared_by_trials(capsys):
+    words = ["run", "piper_pair", "runs/x", "--against", "runs/y", "--instruction", "lift the cup", "--yes"]
+    assert main(words) == 1
+    assert "how many pairs of them with --trials N" in capsys.readouterr().err
 
 
 def test_a_real_robot_has_to_be_told_what_to_do(capsys):

@@ -69,6 +69,18 @@ def test_trials_in_the_simulator_are_run_and_judged(checkpoint, tmp_path):
     assert outcome["trials"][0]["seconds"] > 0.5
 
 
+def test_two_policies_are_compared_in_the_same_scenes(checkpoint, tmp_path):
+    words = ("--trials", "2", "--seconds", "1", "--seed", "4", "--json", str(tmp_path / "outcome.json"))
+    process = start(checkpoint, "--against", str(checkpoint), *words)
+    said, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, said
+    assert "trial 4/4: failure" in said
+    assert said.index("B - A: ") > said.index("trial 4/4")
+    trials = json.loads((tmp_path / "outcome.json").read_text())["trials"]
+    scenes = [trial["scene"] for trial in trials]
+    assert scenes[0] == scenes[1] == scenes[2] - 1 == scenes[3] - 1
+
+
 def test_an_interrupt_leaves_no_process_and_no_memory(checkpoint):
     process = start(checkpoint)
     for line in process.stdout:
