@@ -117,6 +117,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="OTHER",
         help="a second checkpoint or server: N blind pairs of trials, in the same scenes and an order that is drawn",
     )
+    run.add_argument(
+        "--leader",
+        metavar="ROBOT",
+        help="robot YAML of arms with which a person takes over (key t), to correct the policy",
+    )
     run.add_argument("--seconds", type=float, default=10.0, help="of a trial (default: 10)")
     run.add_argument("--seed", type=_SEED, default=0, metavar="S", help="of the first simulated scene")
     run.add_argument(

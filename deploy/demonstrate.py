@@ -13,19 +13,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
-import select
-import sys
-import termios
-import tty
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from deploy.doctor import require
 from deploy.graph import uses_ros
+from deploy.keyboard import keyboard
 from deploy.operator.viewed import viewed_session
 from deploy.realtime.follow import NOBODY
 from deploy.realtime.recorder import Recorder, RecordTo, convert_line
@@ -146,24 +141,3 @@ def lead(demonstrations: Demonstrations, key: Callable[[float], str]) -> None:
     finally:
         if demonstrations.is_recording:
             demonstrations.discard()
-
-
-@contextmanager
-def keyboard() -> Iterator[Callable[[float], str]]:
-    """Keys as they are pressed, without Enter. The end of the input is a q."""
-    descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor) if os.isatty(descriptor) else None
-
-    def key(seconds: float) -> str:
-        if not select.select([descriptor], [], [], seconds)[0]:
-            return ""
-        pressed = os.read(descriptor, 1)
-        return pressed.decode(errors="ignore") if pressed else "q"
-
-    try:
-        if before is not None:
-            tty.setcbreak(descriptor)
-        yield key
-    finally:
-        if before is not None:
-            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

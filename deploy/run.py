@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ from deploy.graph import POLICY_NAME, NodeProcess, node_graph, ros_environment, 
 from deploy.realtime import supervisor
 from deploy.realtime.process import undisturbed
 from deploy.realtime.recorder import ANSWER_S, Recorded, RecordTo, convert_line
-from deploy.trials import STAND_S, Episodes, Orders, Rate, run_trials
+from deploy.takeover import HELP as TAKEOVER_HELP
+from deploy.takeover import Takeover
+from deploy.trials import STAND_S, Episodes, Orders, Rate, Trial, run_trials
 from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
@@ -45,24 +47,30 @@ def command(args: argparse.Namespace) -> None:
     instruction = args.instruction or _own_instruction(robot, args)
     if args.against and not args.trials:
         raise ValueError("two policies are compared by trials: say how many pairs of them with --trials N")
-    record = _record_to(robot, args)
+    leader = None if args.leader is None else Embodiment.from_yaml(find_config("robots", args.leader))
+    if args.against and leader:
+        raise ValueError("a policy that is corrected is not compared: give --against or --leader")
+    record = _record_to(robot, args, leader)
     has_to_ask(robot, args.yes)
     told: tuple[str, dict[str, Any]] | None = None  # what the trials say, in words and as plain types
-    with _opened(robot, args, instruction, record) as (orders, episodes):
+    with _opened(robot, args, instruction, record, leader) as (orders, episodes):
         print(f"robot {robot.name!r} is ready and holds; it will be told {instruction!r}")
+        takeover = Takeover(orders.lead) if leader else None
+        if takeover:
+            print(TAKEOVER_HELP)
         ask_before_moving(robot, args.yes)
         if args.trials is None:
             if episodes:
                 print(episodes.begin().words)
-            _run_until_interrupted(orders)
+            _run_until_interrupted(orders, takeover)
         elif args.against:
             seed = secrets.randbits(32)
             found = compare(orders, policies_of(args), args.trials, args.seconds, seed, episodes=episodes)
             told = found.summary(), found.report()
         else:
-            trials = run_trials(orders, args.trials, args.seconds, episodes=episodes)
+            trials = run_trials(orders, args.trials, args.seconds, episodes=episodes, takeover=takeover)
             rate = Rate.of(trials)
-            told = str(rate), {**rate.to_dict(), "trials": [trial.to_dict() for trial in trials]}
+            told = _told(rate, trials), {**rate.to_dict(), "trials": [trial.to_dict() for trial in trials]}
     if record:
         print(f"next: {convert_line(record)}")
     if told is None:
@@ -91,23 +99,36 @@ def has_to_ask(robot: Embodiment, yes: bool) -> bool:
     return True
 
 
-def _record_to(robot: Embodiment, args: argparse.Namespace) -> RecordTo | None:
+def _told(rate: Rate, trials: Sequence[Trial]) -> str:
+    """The rate, and how much of it is not the policy's alone."""
+    taken = sum(trial.details.get("takeovers", 0) > 0 for trial in trials)
+    return str(rate) + (f"; in {taken} of them a person took over" if taken else "")
+
+
+def _record_to(robot: Embodiment, args: argparse.Namespace, leader: Embodiment | None) -> RecordTo | None:
     if args.record is None:
         return None
     require("recording", {"mcap": "mcap", "rosbags": "rosbags"}, extra="mcap")
-    return RecordTo(robot, Path(args.record), pictures=args.pictures, policies=policies_of(args))
+    notes = {} if leader is None else {"leader": leader.name}
+    return RecordTo(robot, Path(args.record), notes, args.pictures, policies_of(args))
 
 
 @contextmanager
 def _opened(
-    robot: Embodiment, args: argparse.Namespace, instruction: str, record: RecordTo | None
+    robot: Embodiment,
+    args: argparse.Namespace,
+    instruction: str,
+    record: RecordTo | None,
+    leader: Embodiment | None,
 ) -> Iterator[tuple[Orders, Episodes | None]]:
     """The robot, ready and holding."""
     if not uses_ros(robot):
         from deploy.operator.viewed import viewed_session
         from deploy.realtime.spec import run_spec
 
-        spec = run_spec(robot, args.policy, args.device, args.handover, args.against)
+        if leader and uses_ros(leader):
+            require("leader arms on ROS 2 topics", {"rclpy": "rclpy"})
+        spec = run_spec(robot, args.policy, args.device, args.handover, args.against, leader)
         with viewed_session(spec, instruction, page=args.page, rerun=args.rerun, record=record, tell=print) as session:
             yield _SessionOrders(session), session.recorder
         return
@@ -120,6 +141,7 @@ def _opened(
             *("--device", args.device, "--instruction", instruction, "--active"),
             *(["--handover", args.handover] if args.handover else []),
             *(["--against", args.against] if args.against else []),
+            *(["--leader", args.leader] if leader else []),
             *viewing_words(args),
             *(("--record", args.record, "--pictures", args.pictures) if record else ()),
         ),
@@ -221,6 +243,11 @@ class RosOrders:
     def choose(self, number: int) -> None:
         self._trigger(f"/{POLICY_NAME}/set_against", bool(number))
 
+    def lead(self, leads: bool) -> None:
+        answer = self.ask(f"/{POLICY_NAME}/takeover", leads)
+        if not answer.success:
+            raise ValueError(answer.message)
+
     def next_scene(self) -> None:
         if not self._untouched:
             self._change_scene("reset")
@@ -313,6 +340,9 @@ class _SessionOrders:
     def choose(self, number: int) -> None:
         self._session.supervisor.choose(number)
 
+    def lead(self, leads: bool) -> None:
+        self._session.supervisor.lead(leads)
+
     def next_scene(self) -> None:
         self._session.supervisor.reset()
 
@@ -326,13 +356,14 @@ class _SessionOrders:
         self._session.supervisor.check()
 
 
-def _run_until_interrupted(orders: Orders) -> None:
+def _run_until_interrupted(orders: Orders, takeover: Takeover | None) -> None:
     orders.start()
     print("running; Ctrl-C brings it to a stand")
     try:
-        while True:
-            orders.check()
-            time.sleep(0.1)
+        with takeover.waiting() if takeover else nullcontext(time.sleep) as wait:
+            while True:
+                orders.check()
+                wait(0.1)
     except KeyboardInterrupt:
         for number in (signal.SIGINT, signal.SIGTERM):  # a second one would leave the way to a stand half done
             signal.signal(number, signal.SIG_IGN)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from deploy.intervals import wilson_interval
 from deploy.realtime.recorder import Recorded
+from deploy.takeover import Takeover
 
 STAND_S = 0.5
 """After the order to stop, the way to a stand belongs to the episode."""
@@ -30,6 +32,10 @@ class Orders(Protocol):
 
     def choose(self, number: int) -> None:
         """Which policy acts from the next start on: 0, or 1 for the one that it is compared with."""
+        ...
+
+    def lead(self, leads: bool) -> None:
+        """A person takes over from the policy, or gives back."""
         ...
 
     def next_scene(self) -> None:
@@ -65,7 +71,7 @@ class Trial:
 
     number: int  # from 1 on
     success: bool
-    details: dict[str, Any]  # of the simulator
+    details: dict[str, Any]  # of the simulator; `takeovers`, where a person may take over, counts how often
 
     def to_dict(self) -> dict[str, Any]:
         return {"number": self.number, "success": self.success, **self.details}
@@ -105,10 +111,15 @@ class TrialRunner:
         ask: Callable[[str], bool] | None = None,
         sleep: Callable[[float], object] = time.sleep,
         episodes: Episodes | None = None,
+        takeover: Takeover | None = None,
     ) -> None:
-        """`count` trials are announced, of so many seconds each; the judgement is stored with the episode."""
+        """`count` trials are announced, of so many seconds each; the judgement is stored with the episode.
+
+        `takeover` watches for the person who takes over while the policy runs.
+        """
         self._orders, self._count, self._seconds = orders, count, seconds
         self._ask, self._sleep, self._episodes = ask or ask_at_terminal, sleep, episodes
+        self._takeover = takeover
 
     def run(self, number: int, then: str = "") -> Trial:
         """A run in the scene that is there, a stand, a judgement; `then` is what the person shall do before it."""
@@ -117,9 +128,10 @@ class TrialRunner:
             _tell(episodes.begin(trial=number))
         orders.start()
         until = time.monotonic() + self._seconds
-        while time.monotonic() < until:
-            orders.check()
-            self._sleep(POLL_S)
+        with self._takeover.waiting() if self._takeover else nullcontext(self._sleep) as wait:
+            while time.monotonic() < until:
+                orders.check()
+                wait(POLL_S)
         outcome = orders.outcome()
         orders.stop()
         if episodes:
@@ -130,7 +142,8 @@ class TrialRunner:
         print(f"{place}: {'success' if success else 'failure'}")
         if episodes:
             print(episodes.end(success=success).words)
-        return Trial(number, success, outcome or {})
+        taken = {"takeovers": self._takeover.count} if self._takeover else {}
+        return Trial(number, success, {**(outcome or {}), **taken})
 
 
 def run_trials(orders: Orders, count: int, seconds: float, **options: Any) -> list[Trial]:

@@ -33,6 +33,7 @@ from data_pipeline.atomic import atomic_path, check_writable, write_text
 from data_pipeline.frames import encode_jpeg
 from data_pipeline.mapping import robot_topics as topics
 from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.types import ACTORS
 from data_pipeline.sources.mcap_writer import McapWriter
 from deploy.realtime import records
 from deploy.realtime.clock import now_ns
@@ -213,6 +214,7 @@ class EpisodeTaker:
         self._decided: dict[str, Any] = {}
         self._ordered: dict[str, Any] = {}
         self._instruction = ""
+        self._actor = ACTORS[0]
         self._step_ns = 1e9 / robot.rate_hz
         self._steps = 0
         self.begun_ns = self.until_ns = now_ns()
@@ -229,6 +231,7 @@ class EpisodeTaker:
                 self._take(name, record)
         while (step := self.begun_ns + round(self._steps * self._step_ns)) <= now:
             self._put(self._file.text, topics.INSTRUCTION, self._instruction, self._system(step))
+            self._put(self._file.text, topics.ACTOR, self._actor, self._system(step))
             self._steps += 1
 
     @property
@@ -269,7 +272,9 @@ class EpisodeTaker:
     def _tick(self, value: np.ndarray, log_ns: int) -> None:
         self._joints(topics.COMMANDED, value["sent"], int(value["target_ns"]), log_ns)
         self._joints(topics.PLANNED, value["wanted"], int(value["target_ns"]), log_ns)
+        self._actor = ACTORS[int(value["actor"])]
         decided = {
+            "actor": self._actor,
             "mode": text(value["mode"]),
             "why": text(value["why"]),
             "commanded": bool(value["commanded"]),
@@ -293,7 +298,7 @@ class EpisodeTaker:
 
     def _orders(self, value: np.ndarray, log_ns: int) -> None:
         self._instruction = text(value["instruction"])
-        numbers = {name: int(value[name]) for name in ("wanted", "starts", "estop", "resets", "policy")}
+        numbers = {name: int(value[name]) for name in ("wanted", "starts", "estop", "resets", "policy", "leads")}
         orders = {**numbers, "instruction": self._instruction}
         if orders != self._ordered:
             self._ordered = orders

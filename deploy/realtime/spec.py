@@ -23,16 +23,22 @@ KEY = "RDT_API_KEY"
 
 
 def run_spec(
-    robot: Embodiment, policy: str, device: str, handover: Handover | None = None, against: str | None = None
+    robot: Embodiment,
+    policy: str,
+    device: str,
+    handover: Handover | None = None,
+    against: str | None = None,
+    leader: Embodiment | None = None,
 ) -> RunSpec:
     """The run of a robot: `policy` is a checkpoint folder, or the address of a policy server (ws://HOST:PORT).
 
-    `against` is a second one, to compare it with. Raises `ValueError` for real-time chunking with a server, whose
-    protocol carries no prefix.
+    `against` is a second one, to compare it with; `leader` are arms with which a person takes over. Raises `ValueError`
+    for real-time chunking with a server, whose protocol carries no prefix.
     """
     guided = (handover or default_settings(robot).handover) == "rtc"
     spec = default_spec(robot, *_backend(policy, device, guided), handover)
-    return spec if against is None else replace(spec, against=_backend(against, device, guided))
+    second = None if against is None else _backend(against, device, guided)
+    return replace(spec, against=second, leader=leader, takes_over=leader is not None)
 
 
 def _backend(policy: str, device: str, guided: bool) -> BackendSpec:

@@ -12,7 +12,7 @@ import pytest
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
-from deploy.demonstrate import Demonstrations, keyboard, lead
+from deploy.demonstrate import Demonstrations, lead
 from deploy.realtime.follow import APPROACHING, NOBODY, FollowLoop, Leader
 from deploy.realtime.recorder import Recorder, RecordTo
 from deploy.realtime.replay import load_episode
@@ -177,13 +177,3 @@ def test_a_leader_with_other_joints_is_refused():
     del raw["arms"]["left"]
     with pytest.raises(ValueError, match="other slots"):
         Leader(Embodiment.from_dict(raw), SIM, open_motor)
-
-
-def test_keys_come_one_by_one_and_the_end_of_the_input_is_the_end(monkeypatch):
-    there, here = os.pipe()
-    os.write(here, b"s d")
-    os.close(here)
-    with os.fdopen(there) as pipe:
-        monkeypatch.setattr("sys.stdin", pipe)
-        with keyboard() as key:
-            assert [key(0.1) for _ in range(4)] == ["s", " ", "d", "q"]

@@ -34,6 +34,12 @@ def test_policies_are_compared_by_trials(capsys):
     assert "how many pairs of them with --trials N" in capsys.readouterr().err
 
 
+def test_a_policy_that_is_corrected_is_not_compared(capsys):
+    words = ["run", "piper_pair", "runs/x", "--against", "runs/y", "--trials", "2", "--leader", "piper_pair"]
+    assert main([*words, "--instruction", "lift the cup", "--yes"]) == 1
+    assert "give --against or --leader" in capsys.readouterr().err
+
+
 def test_a_real_robot_has_to_be_told_what_to_do(capsys):
     assert main(["run", "piper_pair", "runs/x"]) == 1
     assert "--instruction" in capsys.readouterr().err

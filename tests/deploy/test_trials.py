@@ -1,8 +1,11 @@
 """Run: pytest tests/deploy/test_trials.py"""
 
+from contextlib import contextmanager
+
 import pytest
 
 from deploy.realtime.recorder import Recorded
+from deploy.takeover import Takeover
 from deploy.trials import Rate, Trial, run_trials
 
 
@@ -20,6 +23,9 @@ class Robot:
 
     def choose(self, number):
         self.heard.append(f"choose {number}")
+
+    def lead(self, leads):
+        self.heard.append("take over" if leads else "give back")
 
     def next_scene(self):
         self.heard.append("scene")
@@ -84,6 +90,23 @@ def test_a_robot_that_ends_ends_the_trials():
     robot.check = lambda: (_ for _ in ()).throw(RuntimeError("rdt_policy has ended"))
     with pytest.raises(RuntimeError, match="has ended"):
         run_trials(robot, 1, 10.0)
+
+
+class Impatient(Takeover):
+    """Takes over in the first moment of each run."""
+
+    @contextmanager
+    def waiting(self):
+        self._leads, self.count = False, 0
+        yield lambda _: self.count or self.press()
+
+
+def test_a_person_who_takes_over_is_counted_with_the_trial():
+    robot = Robot()
+    takeover = Impatient(robot.lead)
+    (trial,) = run_trials(robot, 1, 0.01, ask=lambda _: True, sleep=lambda _: None, takeover=takeover)
+    assert robot.heard == ["scene", "start", "take over", "stop"]
+    assert trial.to_dict() == {"number": 1, "success": True, "takeovers": 1}
 
 
 def test_a_rate_says_its_interval():
