@@ -6,14 +6,15 @@ import os
 import select
 import sys
 import termios
+import time
 import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
 @contextmanager
-def keyboard() -> Iterator[Callable[[float], str]]:
-    """Keys as they are pressed, without Enter. The end of the input is a q.
+def keyboard(end: str = "q") -> Iterator[Callable[[float], str]]:
+    """Keys as they are pressed, without Enter; `end` is what the end of the input is taken for, "" for nothing.
 
     Yields a function that waits for so many seconds and returns what was pressed, "" for nothing.
     """
@@ -24,7 +25,9 @@ def keyboard() -> Iterator[Callable[[float], str]]:
         if not select.select([descriptor], [], [], seconds)[0]:
             return ""
         pressed = os.read(descriptor, 1)
-        return pressed.decode(errors="ignore") if pressed else "q"
+        if not pressed and not end:
+            time.sleep(seconds)
+        return pressed.decode(errors="ignore") if pressed else end
 
     try:
         if before is not None:
