@@ -33,7 +33,7 @@ from deploy.realtime.process import undisturbed
 from deploy.realtime.recorder import ANSWER_S, Recorded, RecordTo, convert_line
 from deploy.takeover import HELP as TAKEOVER_HELP
 from deploy.takeover import Takeover
-from deploy.trials import STAND_S, Episodes, Orders, Rate, Trial, run_trials
+from deploy.trials import STAND_S, Episodes, Orders, report, run_trials, summary
 from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
@@ -69,16 +69,15 @@ def command(args: argparse.Namespace) -> None:
             told = found.summary(), found.report()
         else:
             trials = run_trials(orders, args.trials, args.seconds, episodes=episodes, takeover=takeover)
-            rate = Rate.of(trials)
-            told = _told(rate, trials), {**rate.to_dict(), "trials": [trial.to_dict() for trial in trials]}
+            told = summary(trials), report(trials)
     if record:
         print(f"next: {convert_line(record)}")
     if told is None:
         return
-    words, report = told
+    words, plain = told
     print(words)
     if args.json:
-        write_json(args.json, report)
+        write_json(args.json, plain)
 
 
 def ask_before_moving(robot: Embodiment, yes: bool) -> None:
@@ -97,12 +96,6 @@ def has_to_ask(robot: Embodiment, yes: bool) -> bool:
     if not sys.stdin.isatty():
         raise ValueError("no terminal to ask at: give --yes to let the arms move")
     return True
-
-
-def _told(rate: Rate, trials: Sequence[Trial]) -> str:
-    """The rate, and how much of it is not the policy's alone."""
-    taken = sum(trial.details.get("takeovers", 0) > 0 for trial in trials)
-    return str(rate) + (f"; in {taken} of them a person took over" if taken else "")
 
 
 def _record_to(robot: Embodiment, args: argparse.Namespace, leader: Embodiment | None) -> RecordTo | None:

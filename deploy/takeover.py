@@ -32,7 +32,7 @@ class Takeover:
         if not sys.stdin.isatty():
             yield time.sleep
             return
-        with keyboard() as key:
+        with keyboard(end="") as key:
 
             def wait(seconds: float) -> None:
                 until = time.monotonic() + seconds

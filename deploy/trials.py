@@ -155,6 +155,17 @@ def run_trials(orders: Orders, count: int, seconds: float, **options: Any) -> li
     return trials
 
 
+def summary(trials: Sequence[Trial]) -> str:
+    """The rate of trials, and how many of them are not the policy's alone."""
+    taken = sum(trial.details.get("takeovers", 0) > 0 for trial in trials)
+    return str(Rate.of(trials)) + (f"; in {taken} of them a person took over" if taken else "")
+
+
+def report(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Plain types, for a file."""
+    return {**Rate.of(trials).to_dict(), "trials": [trial.to_dict() for trial in trials]}
+
+
 def ask_at_terminal(question: str) -> bool:
     """Until the answer is a yes or a no."""
     while (answer := input(question).strip().lower()[:1]) not in ("y", "n"):

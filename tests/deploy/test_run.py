@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import json
 import os
 import signal
 import socket
@@ -200,3 +201,52 @@ if __name__ == "__main__":
     process.stdout.read()
     assert process.wait(60) == exit_code
     wait_for(lambda: not any(runs(child) for child in children))
+
+
+def test_two_policies_of_a_robot_without_ros_are_compared_by_the_person_who_watches(tmp_path):
+    """The first one leans up and the second one down: the recordings prove who acted."""
+    reader = pytest.importorskip("mcap.reader", reason="needs the extra mcap")
+    decoder = pytest.importorskip("mcap_ros2.decoder", reason="needs the extra mcap")
+    pytest.importorskip("rosbags", reason="needs the extra mcap")
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(blind_robot().to_dict()))
+    words = ["--against", "runs/down", "--trials", "2", "--seconds", "2.5", "--json", str(tmp_path / "found.json")]
+    program = f"""
+import sys
+from deploy.cli import main
+from deploy.realtime import spec
+from deploy.realtime.inference import BackendSpec
+from deploy.realtime.supervisor import RunSpec
+
+def toy(robot, *_):
+    parts = "tests.deploy.realtime.parts"
+    down = BackendSpec(parts + ":open_leaning", {{"step_rad": -0.01}})
+    return RunSpec(robot, parts + ":open_leaning", against=down, open_arm=parts + ":open_motor")
+
+if __name__ == "__main__":
+    spec.run_spec = toy
+    sys.exit(main(["run", {str(tmp_path / "robot.yaml")!r}, "runs/up", "--instruction", "lean", "--yes", "--no-page",
+                   "--record", {str(tmp_path / "recordings")!r}, *{words!r}]))
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        input="y\nn\ny\ny\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 0, process.stderr
+    blind, _, told = process.stdout.partition("trial 4/4: success")
+    assert "runs/up" not in blind
+    assert "runs/down" not in blind
+    assert "A was runs/up, in trials" in told
+    trials = json.loads((tmp_path / "found.json").read_text())["trials"]
+    assert [trial["success"] for trial in trials] == [True, False, True, True]
+    for trial in trials:
+        with (tmp_path / "recordings" / f"episode_000{trial['number'] - 1}.mcap").open("rb") as file:
+            found = reader.make_reader(file, decoder_factories=[decoder.DecoderFactory()])
+            notes = {key: json.loads(text) for one in found.iter_metadata() for key, text in one.metadata.items()}
+            wanted = [message.position[0] for *_, message in found.iter_decoded_messages(topics=["/rdt/planned"])]
+        assert notes["checkpoint"] == trial["policy"] != notes["compared_with"]
+        assert (notes["trial"], notes["success"]) == (trial["number"], trial["success"])
+        assert (wanted[-1] > wanted[0]) is (trial["policy"] == "runs/up")

@@ -6,7 +6,7 @@ import pytest
 
 from deploy.realtime.recorder import Recorded
 from deploy.takeover import Takeover
-from deploy.trials import Rate, Trial, run_trials
+from deploy.trials import Trial, report, run_trials, summary
 
 
 class Robot:
@@ -109,7 +109,10 @@ def test_a_person_who_takes_over_is_counted_with_the_trial():
     assert trial.to_dict() == {"number": 1, "success": True, "takeovers": 1}
 
 
-def test_a_rate_says_its_interval():
-    rate = Rate.of([Trial(number, number <= 7, {}) for number in range(1, 11)])
-    assert str(rate) == "7 of 10 trials succeeded: 70.0% [39.7%, 89.2%]"
-    assert rate.to_dict()["success_rate"] == 0.7
+def test_trials_say_their_rate_its_interval_and_whose_it_is():
+    trials = [Trial(number, number <= 7, {}) for number in range(1, 11)]
+    assert summary(trials) == "7 of 10 trials succeeded: 70.0% [39.7%, 89.2%]"
+    found = report(trials)
+    assert (found["success_rate"], found["trials"][9]) == (0.7, {"number": 10, "success": False})
+    corrected = [*trials[:9], Trial(10, True, {"takeovers": 2})]
+    assert summary(corrected).endswith("; in 1 of them a person took over")
