@@ -23,7 +23,7 @@ from deploy.cli import main
 from deploy.graph import NodeProcess
 from deploy.realtime.recorder import ANSWER_S, Recorded
 from deploy.realtime.spec import run_spec
-from deploy.run import Processes, RosEpisodes, ask_before_moving, run_trials
+from deploy.run import Processes, RosEpisodes, RosOrders, ask_before_moving, run_trials
 from robot_drivers.limits.chain import SIMULATED
 from tests.deploy.realtime.parts import blind_robot, runs, wait_for
 
