@@ -74,12 +74,12 @@ class Bimanual:
         if set(arms) != set(robot.arms):
             raise ValueError(f"robot {robot.name!r} has arms {list(robot.arms)}, got drivers for {list(arms)}")
         motors, settings = robot.motors, settings or LimitSettings()
+        self._tools = tool_poses or tool_poses_of(robot, settings)  # first: what it needs includes what limits need
         bounds = Bounds.of(motors)
         group = ArmGroup(
             {side: arms[side] for side in robot.arms}, {side: motors.arm_slice(side) for side in robot.arms}
         )
         self._guard = GuardedArm(group, bounds, settings, rate_hz, geometry_of(robot, list(robot.arms)))
-        self._tools = tool_poses or tool_poses_of(robot, settings)
         self._bounds = bounds
         self._unit = None if (bounds.unit == 1).all() else bounds.unit
 

@@ -4,11 +4,13 @@ Run: pytest tests/robot_drivers/test_tool_poses.py
 """
 
 import math
+import sys
 
 import numpy as np
 import pytest
 
 from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.registry import find_config
 from data_pipeline.schema.rotation import matrix_from_euler, rot6d_from_matrix
 from robot_drivers.bimanual import Bimanual
 from robot_drivers.errors import ArmFaultError, CommandError
@@ -204,3 +206,11 @@ def test_a_robot_that_is_told_joints_has_none():
 def test_without_kinematics_the_yaml_is_told_what_it_lacks():
     with pytest.raises(ValueError, match=r"'gantries'.*control: eef.*no kinematics.arms for \['left', 'right'\]"):
         Bimanual(robot(), {side: FakeArm(HOME) for side in ("left", "right")})
+
+
+def test_where_the_extra_lacks_the_words_that_install_it_come_first(monkeypatch):
+    for library in ("pinocchio", "pink", "daqp"):
+        monkeypatch.setitem(sys.modules, library, None)
+    shipped = Embodiment.from_yaml(find_config("robots", "sim_bimanual_eef"))
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'rdt-stack\[eef\]'"):
+        Bimanual(shipped, {side: FakeArm(HOME) for side in ("left", "right")})
