@@ -221,6 +221,7 @@ def build_parser() -> argparse.ArgumentParser:
     infer.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the network")
     infer.add_argument("--compile", action="store_true", help="put the blocks through torch.compile")
     infer.add_argument("--quantize", choices=["int8", "fp8"], help="eight-bit weights, behind the quality gate")
+    infer.add_argument("--guided", action="store_true", help="the denoising loop of real-time chunking, too")
     infer.add_argument(
         "--vision",
         action=argparse.BooleanOptionalAction,

@@ -41,6 +41,9 @@ READY_S = 300.0
 ENDING_S = sum(supervisor.ENDING_S.values()) + 10.0
 """For a node to end in, its session first; one that records has `ANSWER_S` more."""
 
+FORGET_S = 0.1
+"""A reset has reached the control process, and its last command the simulated motors."""
+
 
 def command(args: argparse.Namespace) -> None:
     robot = Embodiment.from_yaml(find_config("robots", args.robot))
@@ -279,6 +282,8 @@ class RosOrders:
     def _change_scene(self, how: str) -> None:
         if self._simulated:
             time.sleep(STAND_S)  # the way to a stand belongs to the scene before
+            self._trigger(f"/{POLICY_NAME}/reset")  # before it: arms that hold repeat their last target, there too
+            time.sleep(FORGET_S)
             self._trigger(f"/{self._robot}/{how}")
             self._trigger(f"/{POLICY_NAME}/reset")  # after it: what was seen of the scene before is forgotten
 

@@ -142,7 +142,8 @@ class ControlProcess:
         """Which limits changed the command."""
         names = self.body.names
         return "; ".join(
-            f"{change.limit} {change.verdict}: {', '.join(names[i] for i in change.entries)}" for change in changes
+            f"{change.limit} {change.verdict}: {change.words or ', '.join(names[i] for i in change.entries)}"
+            for change in changes
         )
 
     def _obey(self, now: int, missed: int) -> None:

@@ -71,7 +71,7 @@ def default_settings(robot: Embodiment) -> LoopSettings:
     closes, so a chunk that was thought of a step ago begins so much farther away.
     """
     if robot.is_simulated:
-        return LoopSettings(jump_rad=0.7, gripper_jump=math.inf)
+        return LoopSettings(jump_rad=0.7, gripper_jump=math.inf, jump_m=0.3)
     return LoopSettings(tick_hz=REAL_HZ, interpolation="cubic", handover="blend")
 
 

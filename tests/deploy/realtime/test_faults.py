@@ -23,6 +23,7 @@ from deploy.realtime.control import ControlProcess, ControlSpec
 from deploy.realtime.memory import Ring
 from robot_drivers.bimanual import Bimanual
 from robot_drivers.limits.chain import LimitSettings
+from robot_drivers.limits.limit import Change
 from robot_drivers.types import ArmState
 from tests.deploy.realtime.parts import runs, wait_for
 from tests.robots import bimanual
@@ -363,3 +364,11 @@ def test_a_supervisor_killed_while_the_network_loads_leaves_no_process(tmp_path)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     wait_for(lambda: not any(runs(child) for child in children))
+
+
+def test_a_report_with_words_of_its_own_is_told_by_them(rig, monkeypatch):
+    moving(rig)
+    far = Change("reach", (0, 1), 0.2, "hold", "the left tool stays 0.200 m and 0.10 rad from its pose")
+    monkeypatch.setattr(rig.process.body, "command", lambda *_: (far,))
+    rig.run()
+    assert rig.why() == "run; reach hold: the left tool stays 0.200 m and 0.10 rad from its pose"
