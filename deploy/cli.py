@@ -112,6 +112,16 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--env", default="sim_transfer", metavar="NAME", help="of the simulated robot, as in `rdt eval`")
     run.add_argument("--task", metavar="NAME", help="one of the environment's tasks; else its first")
     run.add_argument("--trials", type=_POSITIVE, metavar="N", help="episodes, each judged; else run until Ctrl-C")
+    run.add_argument(
+        "--against",
+        metavar="OTHER",
+        help="a second checkpoint or server: N blind pairs of trials, in the same scenes and an order that is drawn",
+    )
+    run.add_argument(
+        "--leader",
+        metavar="ROBOT",
+        help="robot YAML of arms with which a person takes over (key t), to correct the policy",
+    )
     run.add_argument("--seconds", type=float, default=10.0, help="of a trial (default: 10)")
     run.add_argument("--seed", type=_SEED, default=0, metavar="S", help="of the first simulated scene")
     run.add_argument(

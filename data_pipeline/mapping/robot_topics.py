@@ -18,8 +18,9 @@ MEASURED = "/joint_states"  # JointState, stamped when it was measured
 COMMANDED = "/joint_commands"  # JointState: what was sent to the arms after all limits, stamped for when it was meant
 PLANNED = "/rdt/planned"  # JointState: what the plan wanted before the limits
 CHUNKS = "/rdt/chunks"  # JointTrajectory: what the policy answered
-DECISIONS = "/rdt/decisions"  # String of JSON: modes with their reasons, limits, requests, answers, orders
+DECISIONS = "/rdt/decisions"  # String of JSON: modes with their reasons, who acts, limits, requests, answers, orders
 INSTRUCTION = "/rdt/instruction"  # String, once every step
+ACTOR = "/rdt/actor"  # String, once every step: who of `ACTORS` acts
 
 MAX_AGE_S = 0.1
 """A joint state that is older counts for nothing, as for the loop (spec robot_ros2.md section 6)."""
@@ -55,6 +56,7 @@ def dataset_yaml(robot: Embodiment, name: str, *, raw: bool = False) -> str:
             "rules": _rules(robot, COMMANDED, "action"),
         },
         "cameras": {role: camera_topic(role, raw=raw) for role in robot.cameras},
+        "actor": f"{ACTOR}/data",
         "language": {"fields": [f"{INSTRUCTION}/data"], "capitalise": False, "full_stop": False},
         "faults": {"nan": "drop_steps"},  # before the first command there is no action
     }

@@ -242,6 +242,22 @@ def test_an_answer_that_comes_after_an_emergency_stop_moves_nothing(rig):
     assert rig.mode is Mode.FAULT
 
 
+def test_an_answer_to_what_was_asked_before_a_new_start_is_no_part_of_it(rig):
+    """It may be another policy's."""
+    moving(rig)
+    rig.answers = "none"
+    rig.run(30)
+    late = rig.process._request_number
+    rig.say(wanted=records.HOLD)
+    rig.run(40)
+    rig.answers = "chunks"
+    rig.start()
+    rig.reply(late)
+    rig.process.tick(rig.now_ns + TICK)
+    assert rig.mode is Mode.RUN
+    assert rig.why() == "no plan yet"
+
+
 def test_after_an_emergency_stop_only_reset_and_start_move_and_gently(rig):
     moving(rig)
     emergency_stop(rig)
