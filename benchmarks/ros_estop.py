@@ -53,17 +53,19 @@ def main() -> None:
         return
     os.environ.update({**ros_environment(), "ROS_DOMAIN_ID": "78"})
     figures = {}
-    with tempfile.TemporaryDirectory() as folder, node(args.hz, Path(folder) / "silence") as supervisor:
-        with subprocess.Popen(
-            [sys.executable, __file__, "--operator"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as operator:
-            for way in WAYS:
-                late = [stop(supervisor, operator, way) for _ in range(args.stops)]
-                p50, p99 = np.percentile(late, [50, 99])
-                figures[way] = {"p50_ms": p50, "p99_ms": p99, "worst_ms": max(late)}
-                print(f"{way:8s} {args.stops} stops: p50 {p50:.2f} p99 {p99:.2f} worst {max(late):.2f} ms", flush=True)
-            assert operator.stdin is not None
-            operator.stdin.close()
+    words = [sys.executable, __file__, "--operator"]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        node(args.hz, Path(folder) / "silence") as supervisor,
+        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as operator,
+    ):
+        for way in WAYS:
+            late = [stop(supervisor, operator, way) for _ in range(args.stops)]
+            p50, p99 = np.percentile(late, [50, 99])
+            figures[way] = {"p50_ms": p50, "p99_ms": p99, "worst_ms": max(late)}
+            print(f"{way:8s} {args.stops} stops: p50 {p50:.2f} p99 {p99:.2f} worst {max(late):.2f} ms", flush=True)
+        assert operator.stdin is not None
+        operator.stdin.close()
     if args.json:
         write_json(args.json, figures)
 
