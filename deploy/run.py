@@ -39,6 +39,9 @@ STATUS_S = 2.0
 ENDING_S = sum(supervisor.ENDING_S.values()) + 10.0
 """For a node to end in, its session first; one that records has `ANSWER_S` more."""
 
+FORGET_S = 0.1
+"""A reset has reached the control process, and its last command the simulated motors."""
+
 STAND_S = 0.5
 """After the order to stop, the way to a stand belongs to the episode."""
 
@@ -295,6 +298,8 @@ class RosOrders:
     def next_scene(self) -> None:
         if self._simulated and not self._untouched:
             time.sleep(STAND_S)  # the way to a stand belongs to the scene before
+            self._trigger(f"/{POLICY_NAME}/reset")  # before it: arms that hold repeat their last target, there too
+            time.sleep(FORGET_S)
             self._trigger(f"/{self._robot}/reset")
             self._trigger(f"/{POLICY_NAME}/reset")  # after it: what was seen of the scene before is forgotten
         self._untouched = False

@@ -23,7 +23,7 @@ from deploy.cli import main
 from deploy.graph import NodeProcess
 from deploy.realtime.recorder import ANSWER_S, Recorded
 from deploy.realtime.spec import run_spec
-from deploy.run import Processes, RosEpisodes, ask_before_moving, run_trials
+from deploy.run import Processes, RosEpisodes, RosOrders, ask_before_moving, run_trials
 from robot_drivers.limits.chain import SIMULATED
 from tests.deploy.realtime.parts import blind_robot, runs, wait_for
 
@@ -203,6 +203,23 @@ def test_an_episode_of_a_node_is_waited_for_longer_than_the_node_waits_for_its_d
     episodes.begin()
     episodes.end(success=True)
     assert min(waited) > ANSWER_S
+
+
+def test_a_scene_is_laid_out_while_nobody_repeats_the_last_target_of_the_one_before(monkeypatch):
+    pytest.importorskip("rclpy", reason="needs the extra `ros2`")
+    asked = []
+
+    def ask(self, service, flag=None, timeout_s=10.0):
+        asked.append(service)
+        return SimpleNamespace(success=True, message="")
+
+    monkeypatch.setattr(RosOrders, "ask", ask)
+    robot = Embodiment.from_yaml(find_config("robots", "sim_bimanual"))
+    with RosOrders(robot, SimpleNamespace(check=lambda: None)) as orders:
+        orders.next_scene()
+        del asked[:]
+        orders.next_scene()
+    assert asked == ["/rdt_policy/reset", "/sim_bimanual/reset", "/rdt_policy/reset"]
 
 
 def test_the_end_of_processes_is_deaf_to_signals(tmp_path):
