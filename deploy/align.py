@@ -6,7 +6,7 @@
     OUT/checkpoint/        what acts: for `rdt eval`, `rdt serve` and `rdt run`, like any other
     OUT/align.yaml         the resolved config
 
-Every stage is trained by the trainer of `rdt train`, goes on where it was interrupted, and is left alone when it is done.
+Every stage is trained by the trainer of `rdt train`, goes on where it was interrupted, and is left alone when done.
 The methods and what they do to the policy stand in docs/alignment.md.
 """
 
@@ -20,16 +20,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 import yaml
+from torch import nn
 from tqdm import tqdm
 
 from data_pipeline.annotation.outcome import episode_success
 from data_pipeline.annotation.tasks import episode_tasks
 from data_pipeline.atomic import atomic_folder, check_writable, read_json, recover_folder, write_bytes
+from data_pipeline.schema.layout import NUM_SLOTS
 from data_pipeline.schema.registry import find_config, read_yaml, shipped_configs
 from data_pipeline.selection import EpisodeSelection, find_stores
 from data_pipeline.storage import EpisodeStore
@@ -120,21 +122,22 @@ class _Run:
 
     def head_config(self) -> HeadConfig:
         assert self.critic is not None
-        horizon = self.start.model.horizon
-        return replace(self.critic.config, num_actions=horizon, horizon=horizon, members=1)
+        whole = self.critic.config.horizon
+        return replace(self.critic.config, num_actions=whole, members=1, **asdict(self.config.head))
 
     def fitted(self, head: AnyHead) -> AnyHead:
-        """With the scaling of features that the critic has."""
+        """With the critic's look at features."""
         assert self.critic is not None
-        for name in ("feature_mean", "feature_scale"):
-            head.get_buffer(name).copy_(self.critic.get_buffer(name))
+        head.copy_features_of(self.critic)
         return head.to(self.device)
 
     @contextmanager
     def loader(self, stage: StageConfig, labels: Sequence[np.ndarray] | None = None) -> Iterator[BatchLoader]:
         """Batches of all steps of the stores, through the data road of training; nothing is hidden from them."""
         train = _train_config(self.start.config, stage, self.config, "")
-        parts = {EpisodeSelection(store, range(len(store))): None for store in self.stores}
+        parts: dict[EpisodeSelection, float | None] = {
+            EpisodeSelection(store, range(len(store))): None for store in self.stores
+        }
         stream = sample_stream(train, self.start.model, parts, "step", train=False)
         loader = batch_loader(train, self.start.model, stream, None, ALONE, labels)
         try:
@@ -177,7 +180,7 @@ def _srpo(run: _Run, out: Path) -> None:
 
 
 def _policy_stage(run: _Run, out: Path) -> None:
-    """RDT itself is trained, its encoders are not; the start is the reference."""
+    """RDT itself is trained; the start is the reference."""
     config, start = run.config, run.start
     labels: list[np.ndarray] | None = None
     objective: Any
@@ -194,6 +197,9 @@ def _policy_stage(run: _Run, out: Path) -> None:
         objective = WordsPolicy(start.model, config.beta, config.lambda_, config.draws)
     model = copy.deepcopy(start.model)
     model.policy.requires_grad_(True)
+    for encoder in (model.condition.vision, model.condition.text):
+        if config.train_encoders and not getattr(encoder, "frozen", False):
+            cast("nn.Module", encoder).requires_grad_(True)
     train = _train_config(start.config, config.policy, config, str(out / "policy"))
     statistics = _statistics(start)
 
@@ -228,10 +234,13 @@ def _critic(run: _Run) -> ChunkCritic:
     shown = _encoded(run, [training for training, _ in parts])
     sizes = HeadConfig(
         num_features=shown.features.shape[1],
+        num_state=NUM_SLOTS,
         slots=tuple(sorted(int(slot) for slot in run.start.robot.slots)),
         num_actions=stage.num_actions,
         horizon=run.start.model.horizon,
-        **asdict(config.heads),
+        members=stage.members,
+        components=stage.components,
+        **asdict(stage.sizes),
     )
     torch.manual_seed(config.seed)
     critic = ChunkCritic(sizes)

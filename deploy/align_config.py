@@ -28,18 +28,17 @@ class StageConfig:
 
 def _small(steps: int, batch_size: int) -> StageConfig:
     """Of a small network on pooled features."""
-    optim = OptimConfig(lr=1e-3, weight_decay=1e-2, schedule="cosine", warmup_steps=50, ema_decay=0.99)
+    optim = OptimConfig(lr=1e-3, weight_decay=0.1, schedule="cosine", warmup_steps=20, ema_decay=0.99)
     return StageConfig(steps, batch_size, optim)
 
 
 @dataclass(frozen=True)
 class HeadSizes:
-    """Of the small networks."""
+    """Of a small network on pooled features."""
 
     hidden: int = 256
     depth: int = 2
     dropout: float = 0.1
-    members: int = 2  # of the critic; it is as sure as the most doubtful one
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,11 @@ class CriticStage:
 
     out: str = "runs/align/critic"
     num_actions: int = 8  # of a chunk, those that are executed before the next one
+    sizes: HeadSizes = field(default_factory=lambda: HeadSizes(dropout=0.2))
+    members: int = 4  # it is as sure as the most doubtful of them
+    components: int = 8  # principal ones that are kept of what the encoders make of pictures and words
     held_out_every: int = 5  # every so many-th scene is kept to look at; 0: none
-    train: StageConfig = field(default_factory=lambda: _small(600, 256))
+    train: StageConfig = field(default_factory=lambda: _small(300, 256))
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,10 @@ class AlignConfig:
     rollouts_out: str = "runs/align/rollouts"  # where they are kept, for all methods
     stores: tuple[str, ...] = ()  # in place of rollouts: episodes that say how they ended, or of CCA any with words
     critic: CriticStage = field(default_factory=CriticStage)
-    heads: HeadSizes = field(default_factory=HeadSizes)
+    head: HeadSizes = field(default_factory=HeadSizes)  # of cep's energy, and of srpo's student
     imitate: StageConfig = field(default_factory=lambda: _small(1500, 64))  # of srpo: the student's first stage
     policy: StageConfig = field(default_factory=StageConfig)
+    train_encoders: bool = True  # of eda, nca and cca: those that trained along with the start train on
     temperature: float = 1.0  # of what the critic says: 1 aims at the policy given that it succeeds, less at more
     beta: float = 1.0  # of log-ratios, in units of the reference's own error; of srpo: weight of the critic
     lambda_: float = 1.0  # of cca: weight of the negatives

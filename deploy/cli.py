@@ -21,6 +21,8 @@ COMMANDS = {
     "data": "deploy.data.parser:command",
     "train": "deploy.train:command",
     "eval": "deploy.evaluate:command",
+    "rollout": "deploy.rollouts:command",
+    "align": "deploy.align:command",
     "run": "deploy.run:command",
     "record": "deploy.demonstrate:command",
     "replay": "deploy.replay:command",
@@ -66,6 +68,24 @@ def build_parser() -> argparse.ArgumentParser:
         "--demos", type=_POSITIVE, metavar="N", help="take the config's preset for so many demonstrations"
     )
     train.add_argument("--resume", choices=["auto", "never"], default="never", help="auto: go on where the run stopped")
+
+    rollout = commands.add_parser(
+        "rollout", help="let a policy act in simulation and keep what came of it, with its success, for `rdt align`"
+    )
+    rollout.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
+    rollout.add_argument("--env", required=True, metavar="NAME", help="as of `rdt eval`")
+    rollout.add_argument("--scenes", type=_POSITIVE, default=50, metavar="N", help="of each task (default: 50)")
+    rollout.add_argument("--per-scene", type=_POSITIVE, default=4, metavar="N", help="tries of one scene (default: 4)")
+    rollout.add_argument("--seed", type=_SEED, default=0, metavar="S", help="picks the scenes")
+    rollout.add_argument("--out", required=True, metavar="DIR", help="the episode store to make")
+    _add_device(rollout)
+
+    align = commands.add_parser(
+        "align",
+        help="make a policy better by how its rollouts ended, or by which words it was told",
+        description="Options follow the config: `rdt align nca_sim --policy.steps 500`.",
+    )
+    align.add_argument("config", help="a YAML file, or the name of one in configs/align/")
 
     evaluate = commands.add_parser("eval", help="closed loop in simulation: success with 95 %% intervals, videos, JSON")
     evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
@@ -281,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 done, 1 failed with a message; wrong use leaves with 2."""
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
-    if rest and args.command != "train":
+    if rest and args.command not in ("train", "align"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     args.overrides = rest
     try:

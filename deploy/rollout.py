@@ -48,6 +48,8 @@ class Trial:
     phrasing: str  # trained | held_out | control
     seed: int  # of the scene
     video: Path | None = None  # folder for a video
+    attempt: int = 0  # at the same scene: each draws other sampling noise
+    recording: Path | None = None  # file for what was seen and done, as an episode to adopt into a store
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class _Episode:
         self._num_calls = 0
         self._in_flight: deque[tuple[int, ActionChunk]] = deque()  # the tick in which each chunk comes
         self._frames: list[np.ndarray] = []
-        self._record = _Record(robot) if trial.recording else None
+        self._record = _Record(robot, self.roles) if trial.recording else None
 
     def observe(self) -> Observation | None:
         """Feed the loop; an observation if the network is wanted now."""
@@ -185,12 +187,13 @@ class _Episode:
 class _Record:
     """What was seen and done at the policy's rate: `actions[t]` is what the arms were told by the end of step t."""
 
-    def __init__(self, robot: Embodiment) -> None:
+    def __init__(self, robot: Embodiment, roles: Sequence[str]) -> None:
+        """`roles` of cameras are kept: those that the policy looks at."""
         self._robot = robot
         self._every = round(CONTROL_HZ / robot.rate_hz)
         self._states: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
-        self._images: dict[str, list[np.ndarray]] = {role: [] for role in robot.cameras}
+        self._images: dict[str, list[np.ndarray]] = {role: [] for role in roles}
         self.rewards: list[int] = []  # the benchmark's, at the end of each step
 
     def before(self, native: np.ndarray, sim: SimRobot) -> None:
@@ -201,7 +204,7 @@ class _Record:
                 frames.append(sim.frame(role).image)
 
     def after(self, set_point: np.ndarray | None, sim: SimRobot) -> None:
-        """What the arms have been told in the tick that is about to pass; without a command they stay where they are."""
+        """What the arms have been told in the tick that is about to pass; without a command they stay."""
         if (sim.ticks + 1) % self._every == 0:
             self._actions.append(self._states[-1] if set_point is None else set_point.copy())
             self.rewards.append(sim.reward())

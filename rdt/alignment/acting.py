@@ -25,6 +25,7 @@ from torch import Tensor
 from data_pipeline.schema.registry import read_yaml, unknown_name
 from rdt.alignment.features import pooled_features
 from rdt.alignment.heads import HEADS, ChunkCritic, ChunkEnergy, ChunkStudent, Head, HeadConfig
+from rdt.alignment.models import energy_gradient
 from rdt.batch import Condition
 from rdt.diffusion.schedule import alpha_sigma
 from rdt.model.policy import EncodedCondition, RDTPolicy
@@ -116,21 +117,19 @@ def guided_sample(
     energy: ChunkEnergy,
     scale: float = 1.0,
 ) -> Float[Tensor, "batch horizon slot"]:
-    """CEP: the score of every step gets `scale * grad f`, which moves its clean action by `scale sigma^2 / alpha grad f`."""
+    """CEP: each step's score gets `scale grad f`, which moves its clean action by `scale sigma^2 / alpha grad f`."""
     if policy.config.prediction_type != "sample":
         raise ValueError(
             f"guidance is for networks that predict the clean action, not {policy.config.prediction_type!r}"
         )
     last = policy.config.num_train_timesteps - 1
 
-    def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
-        alpha, sigma = alpha_sigma(policy.alphas_cumprod.to(x.device), timesteps)
-        with torch.enable_grad():
-            noisy = x.detach().float().requires_grad_()
-            t = (timesteps / last).float().expand(len(noisy))
-            (gradient,) = torch.autograd.grad(energy.energy(features, noisy, t).sum(), noisy)
+    def denoise(noisy_action: Tensor, timesteps: Tensor) -> Tensor:
+        alpha, sigma = alpha_sigma(policy.alphas_cumprod.to(noisy_action.device), timesteps)
+        t = (timesteps / last).float().expand(len(noisy_action))
+        gradient = energy_gradient(energy.energy, noisy_action.float(), t, features)
         pull = (scale * sigma**2 / alpha)[:, None, None] * gradient
-        return policy.denoise(x, timesteps, condition) + pull.clamp(-MAX_PULL, MAX_PULL)
+        return policy.denoise(noisy_action, timesteps, condition) + pull.clamp(-MAX_PULL, MAX_PULL)
 
     return policy.sampler(denoise, noise) * condition.action_mask
 

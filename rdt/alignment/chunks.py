@@ -9,11 +9,12 @@
     ImitatingStudent   a chunk in one pass: what the policy does                     SRPO, first stage
     ClimbingStudent    ... and from there up the critic, held by the policy's score  SRPO
 
-Chunks are in the network's scaled space and count in the robot's own slots alone. Log-ratios are differences of denoising
-errors in a_0, the error that RDT is trained on, a mean over live numbers and in units of the reference's own error, so
+Chunks are in the network's scaled space and count in the robot's own slots alone. Log-ratios are differences of
+denoising errors in a_0, the error that RDT is trained on, a mean over live numbers in units of the reference's own, so
 that `beta` means the same for six joints and for 896 numbers (spec section 8, "dimension scaling").
 
-The encoders stay as they are: policy and reference read one condition, which is worked out once.
+Encoders that were trained along with the policy may train on with it; frozen ones give policy and reference one
+condition. Critics, energies and students read the reference's.
 """
 
 from __future__ import annotations
@@ -84,9 +85,10 @@ class RDTBehavior:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A batch as everybody reads it: encoded by the encoders, which do not train, in the network's space."""
+    """A batch as the reference reads it, in the network's space, and as the policy does."""
 
-    condition: Condition
+    condition: Condition  # the reference's
+    own: Condition  # the policy's, with its graph where its encoders train
     chunk: Float[Tensor, "batch horizon slot"]  # what was done
     mask: Float[Tensor, "batch 1 slot"]
 
@@ -95,10 +97,15 @@ class Seen:
         return pooled_features(self.condition)
 
 
-@torch.no_grad()
-def seen(model: VisuomotorPolicy, batch: Batch) -> Seen:
-    condition, mask = model.condition(batch.observation), batch.action_mask[:, None]
-    return Seen(condition, model.condition.scale_actions(batch.actions, mask) * mask, mask)
+def seen(reference: VisuomotorPolicy, batch: Batch, model: VisuomotorPolicy | None = None) -> Seen:
+    """Encodes once where the policy's encoders do not train, or where there is no other policy."""
+    mask = batch.action_mask[:, None]
+    with torch.no_grad():
+        condition = reference.condition(batch.observation)
+        chunk = reference.condition.scale_actions(batch.actions, mask) * mask
+    trains = model is not None and any(parameter.requires_grad for parameter in model.condition.parameters())
+    own = model.condition(batch.observation) if model is not None and trains else condition
+    return Seen(condition, own, chunk, mask)
 
 
 @torch.no_grad()
@@ -116,7 +123,7 @@ def candidates(
 
 def log_success(
     critic: ChunkCritic, features: Float[Tensor, "row feature"], chunks: Float[Tensor, "row *k horizon slot"]
-) -> Float[Tensor, row *k]:
+) -> Float[Tensor, row * k]:
     """log P(success) of chunks: with temperature 1 its tilt is the policy given that it succeeds."""
     count = chunks[0, ..., 0, 0].numel()
     q = critic.q(features.repeat_interleave(count, dim=0), chunks.flatten(0, -3))
@@ -138,7 +145,7 @@ class OutcomeCritic:
 
 @dataclass(frozen=True, eq=False)
 class CriticEnergy:
-    """CEP: K chunks of the policy for each observation, noised to one time, are ranked by what the critic says of them."""
+    """CEP: K chunks of the policy for each observation, noised to one time, are ranked as the critic would."""
 
     policy: VisuomotorPolicy
     critic: ChunkCritic
@@ -156,7 +163,7 @@ class CriticEnergy:
         t = draw_times((len(chunks),), draw, *TIMES, stratified=True)
         noisy = noised(schedule, chunks, t, _noise(self.policy, chunks, now.mask, draw))
         k = self.num_candidates
-        f = model.energy(features.repeat_interleave(k, dim=0), noisy.flatten(0, 1), t.repeat_interleave(k))
+        f = model.energy(noisy.flatten(0, 1), t.repeat_interleave(k), features.repeat_interleave(k, dim=0))
         f = f.unflatten(0, (-1, k))
         return contrastive(f, label), _ranked(f, label)
 
@@ -174,7 +181,7 @@ class CriticPolicy:
 
     def __call__(self, model: VisuomotorPolicy, batch: Batch, generator: SampleGenerator) -> tuple[Tensor, Metrics]:
         draw = generator.torch_generator(batch.sample_index, "alignment")
-        now = seen(self.reference, batch)
+        now = seen(self.reference, batch, model)
         chunks = candidates(self.reference, now.condition, self.num_candidates, draw)
         with torch.no_grad():
             label = soft_labels(log_success(self.critic, now.features, chunks), 1 / self.temperature)
@@ -186,8 +193,8 @@ class CriticPolicy:
 class OutcomePolicy:
     """NCA over a batch: chunks of successes are its good candidates, those of failures are as good as nothing.
 
-    With K the batch and labels y_k / sum y, L = - sum_k label_k log sigmoid(R_k) - mean_k log sigmoid(-R_k): the ratio of
-    a success goes to 1 / P(success), that of a failure to 0, and no success pays for another.
+    With K the batch and labels y_k / sum y, L = - sum_k label_k log sigmoid(R_k) - mean_k log sigmoid(-R_k): the
+    ratio of a success goes to 1 / P(success), that of a failure to 0, and no success pays for another.
     """
 
     reference: VisuomotorPolicy
@@ -197,7 +204,7 @@ class OutcomePolicy:
 
     def __call__(self, model: VisuomotorPolicy, batch: Batch, generator: SampleGenerator) -> tuple[Tensor, Metrics]:
         draw = generator.torch_generator(batch.sample_index, "alignment")
-        now = seen(self.reference, batch)
+        now = seen(self.reference, batch, model)
         ratio = self.beta * error_ratio(model, self.reference, now, now.chunk, draw, self.draws)
         assert batch.label is not None
         success = batch.label
@@ -225,7 +232,7 @@ class WordsPolicy:
 
     def __call__(self, model: VisuomotorPolicy, batch: Batch, generator: SampleGenerator) -> tuple[Tensor, Metrics]:
         draw = generator.torch_generator(batch.sample_index, "alignment")
-        now = seen(self.reference, batch)
+        now = seen(self.reference, batch, model)
         assert batch.label is not None
         other, found = another_task(batch.label, draw)
         # one set of draws for both conditions
@@ -234,10 +241,11 @@ class WordsPolicy:
         draw.set_state(state)
         under_others = replace_words(now, other)
         negative = error_ratio(model, self.reference, under_others, now.chunk, draw, self.draws)
-        loss = cca(positive[found], negative[found], self.beta, self.lambda_)
+        negative = negative[found] if found.any() else negative.new_zeros(1)  # which then moves nothing
+        loss = cca(positive, negative, self.beta, self.lambda_)
         return loss, {
             "ratio_of_own_words": positive.detach().mean(),
-            "ratio_of_others": negative.detach()[found].mean(),
+            "ratio_of_others": negative.detach().mean(),
             "with_negative": found.float().mean(),
         }
 
@@ -258,7 +266,7 @@ class ImitatingStudent:
 
 @dataclass(frozen=True, eq=False)
 class ClimbingStudent:
-    """SRPO: up the critic's log P(success), held by the score of the policy at a_t, of which its noise is the baseline."""
+    """SRPO: up the critic's log P(success), held by the policy's score at a_t, of which its noise is the baseline."""
 
     policy: VisuomotorPolicy
     critic: ChunkCritic
@@ -292,9 +300,9 @@ def error_ratio(
     chunks: Float[Tensor, "row *k horizon slot"],
     draw: torch.Generator,
     draws: int,
-) -> Float[Tensor, row *k]:
+) -> Float[Tensor, row * k]:
     """How much smaller the model's denoising error is than the reference's, in units of the latter; shared (t, eps)."""
-    ours = RDTBehavior(model.policy, model.policy.encode_condition(**vars(now.condition)))
+    ours = RDTBehavior(model.policy, model.policy.encode_condition(**vars(now.own)))
     theirs = RDTBehavior(reference.policy, reference.policy.encode_condition(**vars(now.condition)))
     one = chunks if chunks.ndim == 3 else chunks[:, :1]
     times = [draw_times((len(chunks),), draw, *TIMES, stratified=True) for _ in range(draws)]
@@ -321,10 +329,12 @@ def another_task(task: Float[Tensor, " row"], draw: torch.Generator) -> tuple[Te
 
 def replace_words(now: Seen, rows: Tensor) -> Seen:
     """The same observations under the instructions of other rows."""
-    index = now.condition.lang_index
-    if index is None:
-        raise ValueError("a condition without lang_index has its words in place: collate with shared instructions")
-    return replace(now, condition=replace(now.condition, lang_index=index[rows]))
+
+    def replaced(condition: Condition) -> Condition:
+        assert condition.lang_index is not None, "a batch shares its instructions"
+        return replace(condition, lang_index=condition.lang_index[rows])
+
+    return replace(now, condition=replaced(now.condition), own=replaced(now.own))
 
 
 def _noise(

@@ -1,7 +1,7 @@
 """What a critic, an energy or a student is told of an observation: a few pooled numbers of what RDT reads.
 
-The encoders stay as they are (spec alignment.md section 8, "frozen pooled encoder features"), so features are worked out
-once an observation, and small networks on top of them train in seconds.
+The encoders stay as they are (spec alignment.md section 8, "frozen pooled encoder features"), so features are worked
+out once an observation, and small networks on top of them train in seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from rdt.batch import Condition
 
 MAX_GROUPS = 24
-"""Picture tokens are averaged in at most so many runs of neighbours: all of a small encoder's, regions of a large one's."""
+"""Picture tokens are averaged in at most so many runs: a small encoder's one by one, a large one's by regions."""
 
 
 def pooled_features(condition: Condition) -> Float[Tensor, "batch feature"]:

@@ -81,7 +81,10 @@ class Trainer(Generic[Model]):
         describe: Callable[[int], str] = str,
         ranks: Ranks = ALONE,
     ) -> None:
-        """`objective` is an `Objective`, for whatever model and batches there are. `describe(index)` says where a sample comes from, for the report of a loss that is no number."""
+        """`objective` is an `Objective`, for whatever model and batches there are.
+
+        `describe(index)` says where a sample comes from, for the report of a loss that is no number.
+        """
         self.model = model
         self.objective = objective
         self.batches = batches
