@@ -5,9 +5,9 @@
 
 Rank r of n takes indices r, r + n, ...; to resume is to go on counting. Every step of a store comes once in
 each pass over it, and after any number of samples each stream's share is right to within a block. A store
-has two streams, all of its steps and the first steps of its episodes; the second gets `start_fraction` of
-the samples: later steps betray the task in the state, so only the first ones teach a policy to listen (spec
-quickstart_sim.md section 5).
+has up to three streams: all of its steps; the first steps of its episodes, which get `start_fraction` of the samples,
+since later steps betray the task in the state and only the first ones teach a policy to listen (spec quickstart_sim.md
+section 5); and `chosen_steps`, a person's corrections, say, which get `chosen_fraction`.
 
 Weights count steps or, as published, episodes. In unit episode a pass over a store visits each of its episodes once
 and draws at most so many of its steps (`visit_lengths`); the next visit goes on where a permutation of the episode's
@@ -50,12 +50,15 @@ class Mixture:
         visit_lengths: Sequence[Sequence[int]] | None = None,
         start_fraction: float = 0.0,
         start_steps: int = 6,
+        chosen_fraction: float = 0.0,
+        chosen_steps: Sequence[Sequence[Sequence[int]]] | None = None,
     ) -> None:
         """`weights` in unit step are the stores' shares of the samples, by default their shares of all steps.
 
         In unit episode they are chances to visit an episode, which gives `visit_lengths` samples, by default all of
         its steps: a store's share is its weight times the mean of these. Without weights all episodes count alike.
         `start_fraction` of each store's samples are drawn from the first `start_steps` steps of its episodes.
+        `chosen_fraction` of a store that has `chosen_steps`, of each of its episodes, are drawn from those.
         """
         if not episode_lengths or not all(sum(lengths) for lengths in episode_lengths):
             raise ValueError("a mixture needs at least one store, and each at least one episode")
@@ -72,16 +75,28 @@ class Mixture:
             raise ValueError(
                 f"start_fraction must be in [0, 1] and start_steps at least 1, got {start_fraction} and {start_steps}"
             )
+        if not 0 <= chosen_fraction <= 1 - start_fraction:
+            raise ValueError(
+                f"chosen_fraction must be in [0, 1] and leave start_fraction {start_fraction} its share, got "
+                f"{chosen_fraction}"
+            )
         self.seed = seed
         self._streams: list[_Stream] = []
         shares = []
         starting = Fraction(start_fraction)
         for store, (lengths, visits, weight) in enumerate(zip(episode_lengths, visit_lengths, weights, strict=True)):
             starts = [min(length, start_steps) for length in lengths]
+            chosen = chosen_steps[store] if chosen_steps else []
+            counts = [len(steps) for steps in chosen]
+            choosing = Fraction(chosen_fraction) if any(counts) else Fraction(0)
             of_store = Fraction(weight) * (Fraction(sum(visits), len(visits)) if weight_unit == "episode" else 1)
-            for visible, drawn, share in ((lengths, visits, 1 - starting), (starts, starts, starting)):
+            for visible, drawn, share, steps in (
+                (lengths, visits, 1 - starting - choosing, None),
+                (starts, starts, starting, None),
+                (counts, counts, choosing, chosen),
+            ):
                 if share * of_store:
-                    self._streams.append(_Stream(seed, len(self._streams), store, visible, drawn))
+                    self._streams.append(_Stream(seed, len(self._streams), store, visible, drawn, steps))
                     shares.append(share * of_store)
         self._interleave = _Interleave(shares)
 
@@ -100,11 +115,20 @@ class Mixture:
 class _Stream:
     """Steps of one store to be drawn equally often: so many of the first ones of each episode in each pass."""
 
-    def __init__(self, seed: int, number: int, store: int, lengths: Sequence[int], visits: Sequence[int]) -> None:
-        """`visits` of the `lengths` steps of an episode are drawn in a pass."""
+    def __init__(
+        self,
+        seed: int,
+        number: int,
+        store: int,
+        lengths: Sequence[int],
+        visits: Sequence[int],
+        steps: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        """`visits` of the `lengths` steps of an episode are drawn in a pass; `steps`: which, if not the first ones."""
         self._seed, self._number, self._store = seed, number, store
         self._ends = array("q", accumulate(visits))  # plain numbers: forked workers share them for good
         self._lengths = array("q", lengths) if tuple(visits) != tuple(lengths) else None
+        self._steps = None if steps is None else [array("q", of_episode) for of_episode in steps]
 
     def locate(self, count: int) -> Place:
         """The place of the stream's sample number `count`."""
@@ -117,7 +141,7 @@ class _Stream:
         if self._lengths is not None and (length := self._lengths[episode]) > (visit := self._ends[episode] - begin):
             # one permutation for good: any `visit` steps in a row of it, over its end too, are different ones
             step = shuffled_index((turn * visit + step) % length, length, _mix(self._seed, self._number, -3, episode))
-        return Place(self._store, episode, step)
+        return Place(self._store, episode, step if self._steps is None else self._steps[episode][step])
 
 
 class _Interleave:

@@ -48,7 +48,8 @@ SOURCE = "source."
 MARK = "rdt."
 """Prefix of the columns that mark steps: truth values, or whole numbers from 0 on."""
 
-_IMAGE_MASK, _ACTION_VALID, _INSTRUCTION = "image_mask.", "action_valid", "instruction_of_step"
+_IMAGE_MASK, _ACTION_VALID = "image_mask.", "action_valid"
+_COUNTED = ("instruction_of_step", "actor_of_step")
 
 _GLOBAL = ("episode_index", "index", "task_index")  # known only when an episode has its place in the store
 _NOTE = b"rdt"  # key of the description in the footer of a staged file
@@ -413,9 +414,8 @@ def step_marks(episode: Episode) -> dict[str, np.ndarray]:
     marks = {_IMAGE_MASK + role: mask for role, mask in episode.image_masks.items() if not mask.all()}
     if episode.action_valid is not None and not episode.action_valid.all():
         marks[_ACTION_VALID] = episode.action_valid
-    if episode.instruction_of_step is not None:
-        marks[_INSTRUCTION] = episode.instruction_of_step
-    return marks
+    counted = {name: getattr(episode, name) for name in _COUNTED}
+    return marks | {name: values for name, values in counted.items() if values is not None}
 
 
 def marked(marks: Mapping[str, np.ndarray], images: Mapping[str, Frames]) -> dict[str, Any]:
@@ -427,8 +427,8 @@ def marked(marks: Mapping[str, np.ndarray], images: Mapping[str, Frames]) -> dic
             fields["image_masks"] |= {role: values.astype(bool)} if role in images else {}
         elif name == _ACTION_VALID:
             fields["action_valid"] = values.astype(bool)
-        elif name == _INSTRUCTION:
-            fields["instruction_of_step"] = values.astype(np.int64)
+        elif name in _COUNTED:
+            fields[name] = values.astype(np.int64)
     return fields
 
 

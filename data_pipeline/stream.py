@@ -18,7 +18,7 @@ from data_pipeline.mapping.mixtures import WeightUnit
 from data_pipeline.mixture import Mixture, Place
 from data_pipeline.randomness import sample_rng
 from data_pipeline.sampling import make_sample
-from data_pipeline.schema.types import Episode, Sample
+from data_pipeline.schema.types import ACTORS, Episode, Sample
 from data_pipeline.selection import EpisodeSelection
 from data_pipeline.storage import EpisodeStore
 
@@ -71,12 +71,16 @@ class SampleStream:
         weight_unit: WeightUnit = "step",
         start_fraction: float = 0.0,
         start_steps: int = 6,
+        operator_fraction: float = 0.0,
         decoded_cache_bytes: int = 2**31,
     ) -> None:
         """Stores are held in memory decoded where all pictures fit into `decoded_cache_bytes` together.
 
-        Pictures of other cameras than `cameras` are not read.
+        Pictures of other cameras than `cameras` are not read. `operator_fraction` of the samples of a store in which a
+        person acted are drawn from those steps: corrections of a policy.
         """
+        fits = sum(store.decoded_bytes for store in stores) <= decoded_cache_bytes
+        self._episodes: list[Sequence[Episode]] = [_decoded(store) if fits else store for store in stores]
         self.mixture = Mixture(
             [store.episode_lengths for store in stores],
             seed=seed,
@@ -85,13 +89,13 @@ class SampleStream:
             visit_lengths=[store.visit_lengths for store in stores],
             start_fraction=start_fraction,
             start_steps=start_steps,
+            chosen_fraction=operator_fraction,
+            chosen_steps=[_operated(episodes) for episodes in self._episodes] if operator_fraction else None,
         )
         self.horizon = horizon
         self.image_history = image_history
         self._cameras = cameras
         self._stores = tuple(stores)
-        fits = sum(store.decoded_bytes for store in stores) <= decoded_cache_bytes
-        self._episodes: list[Sequence[Episode]] = [_decoded(store) if fits else store for store in stores]
         self._deviation = lru_cache(maxsize=_KEPT_EPISODES)(self._measure_deviation)
         self._norm = lru_cache(maxsize=_KEPT_EPISODES)(self._measure_norm)
 
@@ -163,6 +167,15 @@ class SampleStream:
 
     def _measure_norm(self, store: int, episode: int) -> np.ndarray:
         return np.sqrt(np.square(self._episodes[store][episode].states, dtype=np.float64).mean(axis=0))
+
+
+def _operated(episodes: Sequence[Episode]) -> list[list[int]]:
+    """Steps of each episode at which a person acted."""
+    operator = ACTORS.index("operator")
+    return [
+        [] if episode.actor_of_step is None else np.flatnonzero(episode.actor_of_step == operator).tolist()
+        for episode in episodes
+    ]
 
 
 def _decoded(store: EpisodeStore | EpisodeSelection) -> Sequence[Episode]:

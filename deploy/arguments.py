@@ -47,3 +47,8 @@ def viewing_words(args: argparse.Namespace) -> tuple[str, ...]:
     """The options that `add_viewing_options` read, for another process."""
     page = ("--no-page",) if args.page is None else ("--page", str(args.page))
     return page if args.rerun is None else (*page, "--rerun", args.rerun)
+
+
+def policies_of(args: argparse.Namespace) -> tuple[str, ...]:
+    """The policy of `rdt run` or of its node, and the one that it is compared with."""
+    return (args.policy,) if args.against is None else (args.policy, args.against)

@@ -25,6 +25,7 @@ from deploy.device import choose_device
 from deploy.engine import InferenceEngine
 from deploy.quantization import weight_bytes
 from rdt.batch import Condition
+from rdt.diffusion.guidance import Guidance
 from rdt.diffusion.solver import clean_action, solver_step
 from rdt.encoders.condition import ConditionConfig
 from rdt.encoders.pretrained import save_random_siglip
@@ -78,6 +79,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
             dtype=dtype,
             compile_backend="inductor" if args.compile else None,
             quantization=args.quantize,
+            guided=args.guided,
         )
         if device.type == "cpu":  # on a GPU the constructor did
             engine.warm_up(language_buckets=(LANGUAGE_TOKENS,))
@@ -100,6 +102,8 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         figures["gate: relative error"] = engine.gate_report.relative_error
     figures |= _print_stages(engine, condition, noise, peak)
     figures |= _print_memory(engine.policy, device)
+    if args.guided:
+        figures |= print_guided(engine, condition, noise)
     if with_pictures:
         figures |= _print_whole_road(engine)
     return figures
@@ -114,6 +118,19 @@ def naive_sample(policy: RDTPolicy, condition: Condition, noise: Tensor) -> Tens
         x0_before, x0 = x0, clean_action(step, x, policy.denoise(x, timesteps, encoded).to(x.dtype))
         x = solver_step(step, x, x0, x0_before)
     return x * condition.action_mask
+
+
+def print_guided(
+    engine: InferenceEngine, condition: Condition, noise: Tensor, budget_s: float = 5.0
+) -> dict[str, float]:
+    """The denoising loop with a prefix, as real-time chunking has it, beside the loop without."""
+    sampler, guidance = engine.sampler(1), Guidance(torch.zeros_like(noise), torch.ones_like(noise))
+    with torch.no_grad():  # a backward pass may not keep what was made in inference mode
+        sampler.project(condition)
+        plain = measure(lambda: sampler.denoise(noise), engine.device, budget_s=budget_s)
+        guided = measure(lambda: sampler.denoise(noise, guidance), engine.device, budget_s=budget_s)
+    print(f"guided denoising loop        {guided}, {guided.p50 / plain.p50:.2f} times the plain one")
+    return {"guided loop": guided.p50, "guided / plain loop": guided.p50 / plain.p50}
 
 
 def _print_stages(engine: InferenceEngine, condition: Condition, noise: Tensor, peak: Peak) -> dict[str, float]:

@@ -132,6 +132,16 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--env", default="sim_transfer", metavar="NAME", help="of the simulated robot, as in `rdt eval`")
     run.add_argument("--task", metavar="NAME", help="one of the environment's tasks; else its first")
     run.add_argument("--trials", type=_POSITIVE, metavar="N", help="episodes, each judged; else run until Ctrl-C")
+    run.add_argument(
+        "--against",
+        metavar="OTHER",
+        help="a second checkpoint or server: N blind pairs of trials, in the same scenes and an order that is drawn",
+    )
+    run.add_argument(
+        "--leader",
+        metavar="ROBOT",
+        help="robot YAML of arms with which a person takes over (key t), to correct the policy",
+    )
     run.add_argument("--seconds", type=float, default=10.0, help="of a trial (default: 10)")
     run.add_argument("--seed", type=_SEED, default=0, metavar="S", help="of the first simulated scene")
     run.add_argument(
@@ -231,6 +241,7 @@ def build_parser() -> argparse.ArgumentParser:
     infer.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the network")
     infer.add_argument("--compile", action="store_true", help="put the blocks through torch.compile")
     infer.add_argument("--quantize", choices=["int8", "fp8"], help="eight-bit weights, behind the quality gate")
+    infer.add_argument("--guided", action="store_true", help="the denoising loop of real-time chunking, too")
     infer.add_argument(
         "--vision",
         action=argparse.BooleanOptionalAction,

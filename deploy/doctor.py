@@ -49,6 +49,7 @@ EXTRAS = {
     "usb_cameras": ("opencv-python-headless",),
     "urdf": ("yourdfpy",),
     "workspace": ("pin",),
+    "eef": ("pin", "pin-pink", "daqp"),
     "piper": ("piper-sdk", "python-can"),
     "ros2": (
         "ros-rclpy",

@@ -15,6 +15,8 @@ from data_pipeline.schema.embodiment import Arm, Camera, Embodiment
 
 SIM_MODULE, POLICY_MODULE = "robot_drivers.sim.node", "deploy.node"
 POLICY_NAME = "rdt_policy"
+ROS_PACKAGE = Path(str(files("deploy") / "ros2" / "rdt_ros2"))
+"""What `colcon build` and `ros2 launch` read: the one launch file, the one transport profile."""
 
 
 @dataclass(frozen=True)
@@ -72,4 +74,4 @@ def ros_environment() -> dict[str, str]:
 
 def dds_profile() -> Path:
     """The shipped Fast DDS profile (spec robot_ros2.md section 1.5)."""
-    return Path(str(files("deploy") / "launch" / "fastdds.xml"))
+    return ROS_PACKAGE / "config" / "fastdds.xml"

@@ -35,8 +35,9 @@ from robot_drivers.limits.jump import JumpLimit
 from robot_drivers.types import CameraFrame
 
 ELSEWHERE = -1
-HELD_BACK_RAD = 0.05
-"""Limits that keep the robot farther than this behind its plan hold it back: the next chunk goes on from the robot."""
+HELD_BACK = 0.05
+"""Rad, or m for a tool's point. Limits that keep the robot farther behind its plan than this hold it back: the next
+chunk goes on from the robot."""
 
 
 class Mode(Enum):
@@ -60,6 +61,7 @@ class LoopSettings:
     min_remaining: int = 4  # a chunk with fewer actions still to come is discarded
     jump_rad: float = 0.35  # a chunk that begins farther away is rejected; inf: never
     gripper_jump: float = 0.5  # the same for grippers, as a part of their range
+    jump_m: float = 0.15  # the same for the points of tools, under control eef
     max_rejected: int = 3  # chunks rejected or failed in a row before the robot stops
     answer_timeout_s: float = 1.0  # a request without an answer for this long is lost
     hold_after_s: float = 0.1  # age of the joint state at which the robot holds
@@ -123,6 +125,7 @@ class ControlLoop:
         self._robot = robot
         self._settings = settings
         self._bounds = Bounds.of(robot)
+        self._following = ~(self._bounds.grippers | self._bounds.seen)  # entries that keep up with their command
         self._tick_ns = round(1e9 / settings.tick_hz)
         self._hold_after_s, self._fault_after_s = settings.hold_after_s, settings.fault_after_s
         self._observations = ObservationBuffer(
@@ -135,7 +138,7 @@ class ControlLoop:
             handover=settings.handover,
             min_remaining=settings.min_remaining,
             blend_steps=settings.blend_steps,
-            jump=JumpLimit(self._bounds, settings.jump_rad, settings.gripper_jump),
+            jump=JumpLimit(self._bounds, settings.jump_rad, settings.gripper_jump, settings.jump_m),
         )
         self._latencies_ns: deque[int] = deque(maxlen=10)
         self._told_too_slow = False
@@ -183,8 +186,8 @@ class ControlLoop:
     def push_sent(self, native: np.ndarray, stamp_ns: int) -> None:
         """What the limits made of the command for `stamp_ns`, where they changed it."""
         if self._sent and self._sent[-1][0] == stamp_ns:
-            behind = np.abs((native - self._sent[-1][1]) * self._bounds.unit)[~self._bounds.grippers]
-            self._held_back = bool(behind.max(initial=0.0) > HELD_BACK_RAD)
+            behind = np.abs((native - self._sent[-1][1]) * self._bounds.unit)[self._following]
+            self._held_back = bool(behind.max(initial=0.0) > HELD_BACK)
             self._sent[-1] = (stamp_ns, native)
 
     def deliver(self, chunk: ActionChunk | None, now_ns: int) -> Splice:

@@ -5,6 +5,8 @@
     unconfigured -> inactive    configure: processes start, the network warms up; the arms hold
     inactive -> active          activate: services obey; still the arms hold
     ~/start, ~/stop, ~/reset, ~/estop   std_srvs/Trigger         ~/set_estop   std_srvs/SetBool
+    ~/set_against              std_srvs/SetBool: the policy of `--against` acts from the next start on, or the first one
+    ~/takeover                 std_srvs/SetBool: a person leads (`--leader`), or gives back to the policy
     ~/begin_episode, ~/pause_episode, ~/discard_episode   Trigger; ~/end_episode   SetBool: did it succeed? (`--record`)
     ~/instruction               std_msgs/String, in              ~/estopped    std_msgs/Bool, latched, out
     /estop                      std_msgs/Bool, in: a button; true stops, and nothing is reset until it says false
@@ -38,7 +40,7 @@ from std_srvs.srv import SetBool, Trigger
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from deploy.action_buffer import Handover
-from deploy.arguments import add_viewing_options
+from deploy.arguments import add_viewing_options, policies_of
 from deploy.graph import POLICY_NAME
 from deploy.operator.viewed import viewed_session
 from deploy.realtime.recorder import Recorded, Recorder, RecordTo
@@ -91,6 +93,8 @@ class PolicyNode(LifecycleNode):
             self.create_service(Trigger, f"~/{name}", self._service(order), callback_group=orders)
         self.create_service(Trigger, "~/estop", self._service(self._estop), callback_group=orders)
         self.create_service(SetBool, "~/set_estop", self._set_estop, callback_group=orders)
+        self.create_service(SetBool, "~/set_against", self._set_against, callback_group=orders)
+        self.create_service(SetBool, "~/takeover", self._take_over, callback_group=orders)
         for name, order in (("begin", self._begin), ("pause", self._pause), ("discard", self._discard)):
             self.create_service(Trigger, f"~/{name}_episode", self._service(order), callback_group=episodes)
         self.create_service(SetBool, "~/end_episode", self._end, callback_group=episodes)
@@ -174,6 +178,20 @@ class PolicyNode(LifecycleNode):
         session.supervisor.estop()
         self._estopped.publish(Bool(data=True))
         return "emergency stop"
+
+    def _set_against(self, request: Any, answer: Any) -> Any:
+        def choose(session: Session) -> str:
+            session.supervisor.choose(int(request.data))
+            return "chosen"
+
+        return self._service(choose)(request, answer)
+
+    def _take_over(self, request: Any, answer: Any) -> Any:
+        def lead(session: Session) -> str:
+            session.supervisor.lead(request.data)
+            return "a person leads" if request.data else "the policy acts"
+
+        return self._service(lead)(request, answer)
 
     # episodes
 
@@ -279,7 +297,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT, SIGTERM or the end of its control process; returns 0 when the arms came to a stand."""
     parser = argparse.ArgumentParser(description="The policy of a robot as a ROS 2 lifecycle node.")
     parser.add_argument("--robot", required=True, help="robot YAML, by name or path")
-    parser.add_argument("--policy", required=True, help="a checkpoint folder")
+    parser.add_argument("--policy", required=True, help="a checkpoint folder, or ws://HOST:PORT of `rdt serve`")
+    parser.add_argument("--against", metavar="OTHER", help="a second one, to compare it with")
+    parser.add_argument("--leader", metavar="ROBOT", help="robot YAML of arms with which a person takes over")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--instruction", default="", help="what the policy is told at first")
     parser.add_argument("--handover", choices=get_args(Handover), help="from plan to plan; else the robot's default")
@@ -290,9 +310,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pictures", choices=["jpeg", "raw"], default="jpeg", help="as recorded")
     args = parser.parse_args(remove_ros_args(sys.argv if arguments is None else ["", *arguments])[1:])
     robot = Embodiment.from_yaml(find_config("robots", args.robot))
-    spec = run_spec(robot, args.policy, args.device, args.handover)
+    leader = None if args.leader is None else Embodiment.from_yaml(find_config("robots", args.leader))
+    spec = run_spec(robot, args.policy, args.device, args.handover, args.against, leader)
     rclpy.init(signal_handler_options=rclpy.SignalHandlerOptions.NO)
-    record = RecordTo(robot, Path(args.record), {"checkpoint": args.policy}, args.pictures) if args.record else None
+    record = None
+    if args.record:
+        notes = {} if leader is None else {"leader": leader.name}
+        record = RecordTo(robot, Path(args.record), notes, args.pictures, policies_of(args))
     node = PolicyNode(robot, spec, args.instruction, page=args.page, rerun=args.rerun, record=record)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: node.closing.set())

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from data_pipeline.atomic import read_json, remove_leftovers, write_json
@@ -22,10 +23,12 @@ from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.sources.hdf5 import write_episode
 from data_pipeline.workers import num_workers, run_ordered
 from rdt.train.config import DemonstrationConfig, differences
+from robot_drivers.limits.chain import SIMULATED
 from robot_drivers.sim.expert import POLICY_HZ, record_demonstration
 from robot_drivers.sim.render import Renderer, make_renderer, settle_backend
 from robot_drivers.sim.scene import SIDES, load_scene
 from robot_drivers.sim.tasks import ENVIRONMENTS, SEEDS_PER_RUN, TASKS, lookup
+from robot_drivers.tool_poses import tool_poses_of
 
 ATTEMPTS_FILE = "attempts.json"
 
@@ -112,10 +115,14 @@ def _record_one(attempt: Attempt) -> bool:
     )
     if demonstration is None:
         return False
+    tools = tool_poses_of(attempt.robot, SIMULATED)
+    qpos, action = demonstration.qpos, demonstration.action
+    if tools is not None:
+        qpos, action = (np.array([tools.of_motors(row) for row in rows]) for rows in (qpos, action))
     write_episode(
         attempt.path,
-        qpos=demonstration.qpos,
-        action=demonstration.action,
+        qpos=qpos,
+        action=action,
         images=demonstration.images,
         instructions=demonstration.instructions,
         embodiment=attempt.robot,
@@ -143,7 +150,7 @@ def _read_attempts(out: Path) -> dict[str, Any]:
 
 
 def _check_robot(robot: Embodiment) -> None:
-    """The expert speaks one robot's words: both simulated arms, left first, targets at the end of 80 ms steps."""
+    """The expert drives one robot: both simulated arms, left first, targets at the end of 80 ms steps."""
     drivers = {side: arm.driver for side, arm in robot.arms.items()}
     if list(drivers.items()) != [(side, "sim") for side in SIDES]:
         raise ValueError(f"the expert drives the simulated arms {list(SIDES)}, robot {robot.name!r} has {drivers}")

@@ -1,8 +1,8 @@
 """`rdt run`: a policy on a robot. Processes are those of `graph.py` for a robot on ROS 2, a `Session` for any other.
 
-Trials are judged: by the simulator for its own robot, else by the person who watches. With `--record` each of them is
-an episode in a file of its own, or the whole run where there are no trials. Ctrl-C brings the arms to a stand, ends
-all processes and returns.
+Trials are judged (`trials.py`): by the simulator for its own robot, else by the person who watches. With `--against`
+they compare two policies (`comparison.py`). With `--record` each of them is an episode in a file of its own, or the
+whole run where there are no trials. Ctrl-C brings the arms to a stand, ends all processes and returns.
 """
 
 from __future__ import annotations
@@ -11,105 +11,76 @@ import argparse
 import ctypes
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from data_pipeline.atomic import write_json
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
-from deploy.arguments import viewing_words
+from deploy.arguments import policies_of, viewing_words
+from deploy.comparison import compare
 from deploy.doctor import require
 from deploy.graph import POLICY_NAME, NodeProcess, node_graph, ros_environment, uses_ros
-from deploy.intervals import wilson_interval
 from deploy.realtime import supervisor
 from deploy.realtime.process import undisturbed
 from deploy.realtime.recorder import ANSWER_S, Recorded, RecordTo, convert_line
+from deploy.takeover import HELP as TAKEOVER_HELP
+from deploy.takeover import Takeover
+from deploy.trials import STAND_S, Episodes, Orders, report, run_trials, summary
 from robot_drivers.sim.tasks import ENVIRONMENTS, TASKS, lookup
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 READY_S = 300.0
-STATUS_S = 2.0
 ENDING_S = sum(supervisor.ENDING_S.values()) + 10.0
 """For a node to end in, its session first; one that records has `ANSWER_S` more."""
 
 FORGET_S = 0.1
 """A reset has reached the control process, and its last command the simulated motors."""
 
-STAND_S = 0.5
-"""After the order to stop, the way to a stand belongs to the episode."""
-
-
-class Orders(Protocol):
-    """What a person can tell a running robot."""
-
-    def start(self) -> None: ...
-
-    def stop(self) -> None: ...
-
-    def next_scene(self) -> None:
-        """Another scene, where the robot is simulated; else the person has made one."""
-        ...
-
-    def outcome(self) -> dict[str, Any] | None:
-        """What the simulator saw; None where a person has to say."""
-        ...
-
-    def check(self) -> None:
-        """Raise `RuntimeError` when the robot runs no more."""
-        ...
-
-
-class Episodes(Protocol):
-    """What is recorded; `deploy.realtime.recorder.Recorder` is one. What goes wrong stands in the answer's words."""
-
-    def begin(self, *, trial: int = 1) -> Recorded: ...
-
-    def pause(self) -> None: ...
-
-    def end(self, *, success: bool) -> Recorded: ...
-
-
-@dataclass(frozen=True)
-class Trial:
-    """How one episode ended."""
-
-    number: int
-    success: bool
-    details: dict[str, Any]
-
 
 def command(args: argparse.Namespace) -> None:
     robot = Embodiment.from_yaml(find_config("robots", args.robot))
     instruction = args.instruction or _own_instruction(robot, args)
-    record = _record_to(robot, args)
+    if args.against and not args.trials:
+        raise ValueError("two policies are compared by trials: say how many pairs of them with --trials N")
+    leader = None if args.leader is None else Embodiment.from_yaml(find_config("robots", args.leader))
+    if args.against and leader:
+        raise ValueError("a policy that is corrected is not compared: give --against or --leader")
+    record = _record_to(robot, args, leader)
     has_to_ask(robot, args.yes)
-    with _opened(robot, args, instruction, record) as (orders, episodes):
+    told: tuple[str, dict[str, Any]] | None = None  # what the trials say, in words and as plain types
+    with _opened(robot, args, instruction, record, leader) as (orders, episodes):
         print(f"robot {robot.name!r} is ready and holds; it will be told {instruction!r}")
+        takeover = Takeover(orders.lead) if leader else None
+        if takeover:
+            print(TAKEOVER_HELP)
         ask_before_moving(robot, args.yes)
         if args.trials is None:
             if episodes:
                 print(episodes.begin().words)
-            _run_until_interrupted(orders)
-            trials = []
+            _run_until_interrupted(orders, takeover)
+        elif args.against:
+            seed = secrets.randbits(32)
+            found = compare(orders, policies_of(args), args.trials, args.seconds, seed, episodes=episodes)
+            told = found.summary(), found.report()
         else:
-            trials = run_trials(orders, args.trials, args.seconds, episodes=episodes)
+            trials = run_trials(orders, args.trials, args.seconds, episodes=episodes, takeover=takeover)
+            told = summary(trials), report(trials)
     if record:
         print(f"next: {convert_line(record)}")
-    if not trials:
+    if told is None:
         return
-    successes = sum(trial.success for trial in trials)
-    low, high = wilson_interval(successes, len(trials))
-    print(f"{successes} of {len(trials)} trials succeeded: {successes / len(trials):.1%} [{low:.1%}, {high:.1%}]")
+    words, plain = told
+    print(words)
     if args.json:
-        rows = [{"number": trial.number, "success": trial.success, **trial.details} for trial in trials]
-        write_json(args.json, {"success_rate": successes / len(trials), "interval_95": [low, high], "trials": rows})
+        write_json(args.json, plain)
 
 
 def ask_before_moving(robot: Embodiment, yes: bool) -> None:
@@ -130,62 +101,30 @@ def has_to_ask(robot: Embodiment, yes: bool) -> bool:
     return True
 
 
-def run_trials(
-    orders: Orders,
-    count: int,
-    seconds: float,
-    ask: Callable[[str], bool] | None = None,
-    sleep=time.sleep,
-    episodes: Episodes | None = None,
-) -> list[Trial]:
-    """Episode after episode: a scene, the policy for so long, a stand, a judgement, which is stored with it."""
-    ask = ask or _ask
-    trials = []
-    for number in range(1, count + 1):
-        orders.next_scene()
-        if episodes:
-            _tell(episodes.begin(trial=number))
-        orders.start()
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            orders.check()
-            sleep(0.05)
-        outcome = orders.outcome()
-        orders.stop()
-        if episodes:
-            sleep(STAND_S)
-            episodes.pause()
-        success = ask(f"trial {number}: did it succeed? [y/n] ") if outcome is None else bool(outcome["success"])
-        trials.append(Trial(number, success, outcome or {}))
-        print(f"trial {number}/{count}: {'success' if success else 'failure'}")
-        if episodes:
-            print(episodes.end(success=success).words)
-    return trials
-
-
-def _record_to(robot: Embodiment, args: argparse.Namespace) -> RecordTo | None:
+def _record_to(robot: Embodiment, args: argparse.Namespace, leader: Embodiment | None) -> RecordTo | None:
     if args.record is None:
         return None
     require("recording", {"mcap": "mcap", "rosbags": "rosbags"}, extra="mcap")
-    return RecordTo(robot, Path(args.record), {"checkpoint": args.policy}, args.pictures)
-
-
-def _tell(recorded: Recorded) -> None:
-    """What went wrong, if it did."""
-    if not recorded.path:
-        print(f"rdt: {recorded.words}", file=sys.stderr)
+    notes = {} if leader is None else {"leader": leader.name}
+    return RecordTo(robot, Path(args.record), notes, args.pictures, policies_of(args))
 
 
 @contextmanager
 def _opened(
-    robot: Embodiment, args: argparse.Namespace, instruction: str, record: RecordTo | None
+    robot: Embodiment,
+    args: argparse.Namespace,
+    instruction: str,
+    record: RecordTo | None,
+    leader: Embodiment | None,
 ) -> Iterator[tuple[Orders, Episodes | None]]:
     """The robot, ready and holding."""
     if not uses_ros(robot):
         from deploy.operator.viewed import viewed_session
         from deploy.realtime.spec import run_spec
 
-        spec = run_spec(robot, args.policy, args.device, args.handover)
+        if leader and uses_ros(leader):
+            require("leader arms on ROS 2 topics", {"rclpy": "rclpy"})
+        spec = run_spec(robot, args.policy, args.device, args.handover, args.against, leader)
         with viewed_session(spec, instruction, page=args.page, rerun=args.rerun, record=record, tell=print) as session:
             yield _SessionOrders(session), session.recorder
         return
@@ -197,6 +136,8 @@ def _opened(
         policy_options=(
             *("--device", args.device, "--instruction", instruction, "--active"),
             *(["--handover", args.handover] if args.handover else []),
+            *(["--against", args.against] if args.against else []),
+            *(["--leader", args.leader] if leader else []),
             *viewing_words(args),
             *(("--record", args.record, "--pictures", args.pictures) if record else ()),
         ),
@@ -295,14 +236,21 @@ class RosOrders:
     def stop(self) -> None:
         self._trigger(f"/{POLICY_NAME}/stop")
 
+    def choose(self, number: int) -> None:
+        self._trigger(f"/{POLICY_NAME}/set_against", bool(number))
+
+    def lead(self, leads: bool) -> None:
+        answer = self.ask(f"/{POLICY_NAME}/takeover", leads)
+        if not answer.success:
+            raise ValueError(answer.message)
+
     def next_scene(self) -> None:
-        if self._simulated and not self._untouched:
-            time.sleep(STAND_S)  # the way to a stand belongs to the scene before
-            self._trigger(f"/{POLICY_NAME}/reset")  # before it: arms that hold repeat their last target, there too
-            time.sleep(FORGET_S)
-            self._trigger(f"/{self._robot}/reset")
-            self._trigger(f"/{POLICY_NAME}/reset")  # after it: what was seen of the scene before is forgotten
+        if not self._untouched:
+            self._change_scene("reset")
         self._untouched = False
+
+    def same_scene(self) -> None:
+        self._change_scene("repeat")
 
     def outcome(self) -> dict[str, Any] | None:
         return json.loads(self.ask(f"/{self._robot}/outcome").message) if self._simulated else None
@@ -331,8 +279,16 @@ class RosOrders:
             time.sleep(0.2)
         raise RuntimeError(f"{POLICY_NAME} was not ready after {READY_S:g} s")
 
-    def _trigger(self, service: str) -> None:
-        answer = self.ask(service)
+    def _change_scene(self, how: str) -> None:
+        if self._simulated:
+            time.sleep(STAND_S)  # the way to a stand belongs to the scene before
+            self._trigger(f"/{POLICY_NAME}/reset")  # before it: arms that hold repeat their last target, there too
+            time.sleep(FORGET_S)
+            self._trigger(f"/{self._robot}/{how}")
+            self._trigger(f"/{POLICY_NAME}/reset")  # after it: what was seen of the scene before is forgotten
+
+    def _trigger(self, service: str, flag: bool | None = None) -> None:
+        answer = self.ask(service, flag)
         if not answer.success:
             raise RuntimeError(f"{service}: {answer.message}")
 
@@ -379,8 +335,17 @@ class _SessionOrders:
     def stop(self) -> None:
         self._session.supervisor.stop()
 
+    def choose(self, number: int) -> None:
+        self._session.supervisor.choose(number)
+
+    def lead(self, leads: bool) -> None:
+        self._session.supervisor.lead(leads)
+
     def next_scene(self) -> None:
         self._session.supervisor.reset()
+
+    def same_scene(self) -> None:
+        self.next_scene()
 
     def outcome(self) -> None:
         return None
@@ -389,13 +354,14 @@ class _SessionOrders:
         self._session.supervisor.check()
 
 
-def _run_until_interrupted(orders: Orders) -> None:
+def _run_until_interrupted(orders: Orders, takeover: Takeover | None) -> None:
     orders.start()
     print("running; Ctrl-C brings it to a stand")
     try:
-        while True:
-            orders.check()
-            time.sleep(0.1)
+        with takeover.waiting() if takeover else nullcontext(time.sleep) as wait:
+            while True:
+                orders.check()
+                wait(0.1)
     except KeyboardInterrupt:
         for number in (signal.SIGINT, signal.SIGTERM):  # a second one would leave the way to a stand half done
             signal.signal(number, signal.SIG_IGN)
@@ -410,9 +376,3 @@ def _own_instruction(robot: Embodiment, args: argparse.Namespace) -> str:
         raise ValueError("say what the robot shall do: --instruction 'pick up the cup'")
     environment = lookup(ENVIRONMENTS, args.env)
     return TASKS[args.task or environment.tasks[0]].instructions[0]
-
-
-def _ask(question: str) -> bool:
-    while (answer := input(question).strip().lower()[:1]) not in ("y", "n"):
-        pass
-    return answer == "y"

@@ -12,10 +12,12 @@ import numpy as np
 
 from data_pipeline.schema.embodiment import Embodiment
 from robot_drivers.arm import Arm
-from robot_drivers.guarded_arm import GuardedArm, geometry_of
+from robot_drivers.errors import CommandError
+from robot_drivers.guarded_arm import HOLDING, GuardedArm, geometry_of
 from robot_drivers.limits.bounds import Bounds
 from robot_drivers.limits.chain import LimitSettings
 from robot_drivers.limits.limit import Change
+from robot_drivers.tool_poses import ToolPoses, tool_poses_of
 from robot_drivers.types import ArmCommand, ArmState
 
 
@@ -56,7 +58,8 @@ class ArmGroup:
 class Bimanual:
     """The body that a loop commands: native vectors in, native vectors out, limits always on.
 
-    Native vectors are in the units of the robot's YAML; drivers speak SI.
+    Native vectors are in the units of the robot's YAML; drivers speak SI. Under `control: eef` native vectors are those
+    of tools, and drivers are told joints (`tool_poses.py`).
     """
 
     def __init__(
@@ -65,21 +68,25 @@ class Bimanual:
         arms: Mapping[str, Arm],
         settings: LimitSettings | None = None,
         rate_hz: float = 50.0,
+        tool_poses: ToolPoses | None = None,
     ) -> None:
+        """`tool_poses`: under control eef, other kinematics than those of the robot's YAML."""
         if set(arms) != set(robot.arms):
             raise ValueError(f"robot {robot.name!r} has arms {list(robot.arms)}, got drivers for {list(arms)}")
-        bounds = Bounds.of(robot)
+        motors, settings = robot.motors, settings or LimitSettings()
+        self._tools = tool_poses or tool_poses_of(robot, settings)  # first: what it needs includes what limits need
+        bounds = Bounds.of(motors)
         group = ArmGroup(
-            {side: arms[side] for side in robot.arms}, {side: robot.arm_slice(side) for side in robot.arms}
+            {side: arms[side] for side in robot.arms}, {side: motors.arm_slice(side) for side in robot.arms}
         )
         self._guard = GuardedArm(group, bounds, settings, rate_hz, geometry_of(robot, list(robot.arms)))
+        self._bounds = bounds
         self._unit = None if (bounds.unit == 1).all() else bounds.unit
-        self._names = bounds.names
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the native entries, to read a report by."""
-        return self._names
+        """Names of what the motors are told, to read a report by."""
+        return self._bounds.names
 
     @property
     def fault(self) -> str | None:
@@ -94,16 +101,28 @@ class Bimanual:
     def set_point(self) -> np.ndarray | None:
         """The native vector that was sent last, after all limits; `None` before the first command."""
         sent = self._guard.set_point
-        return sent if sent is None or self._unit is None else sent / self._unit
+        return None if sent is None else self._native(sent)
 
     def state(self) -> tuple[np.ndarray, int]:
         """Measured native vector, float64 (num_native,), and its stamp: the older one of the arms'."""
         state = self._guard.state()
-        return (state.positions if self._unit is None else state.positions / self._unit), state.stamp_ns
+        return self._native(state.positions), state.stamp_ns
 
     def command(self, native: np.ndarray, stamp_ns: int) -> tuple[Change, ...]:
-        """Send a native vector that is meant for `stamp_ns`. See `GuardedArm.command`."""
-        positions = native if self._unit is None else native * self._unit
+        """Send a native vector that is meant for `stamp_ns`. See `GuardedArm.command`; a tool that its arm cannot bring
+        there is a hold, too."""
+        if self._tools is None:
+            positions = native if self._unit is None else native * self._unit
+        elif native.shape != (self._tools.num_native,):
+            self._guard.hold()
+            raise CommandError(
+                f"a command has {self._tools.num_native} numbers, tool poses first, got shape {native.shape}", HOLDING
+            )
+        else:
+            positions, out_of_reach = self._tools.to_motors(native, self._start())
+            if out_of_reach is not None:
+                self._guard.hold()
+                return (out_of_reach,)
         return self._guard.command(ArmCommand(positions, stamp_ns))
 
     def hold(self) -> None:
@@ -116,3 +135,13 @@ class Bimanual:
 
     def close(self) -> None:
         self._guard.close()
+
+    def _native(self, positions: np.ndarray) -> np.ndarray:
+        if self._tools is not None:
+            return self._tools.of_motors(positions)
+        return positions if self._unit is None else positions / self._unit
+
+    def _start(self) -> np.ndarray:
+        """Where joints for a pose are looked for: at the present set-point, at first where the arms are."""
+        sent = self._guard.set_point
+        return self._bounds.as_command(self._guard.state().positions) if sent is None else sent

@@ -71,7 +71,7 @@ class GuardedArm:
         rate_hz: float = 50.0,
     ) -> GuardedArm:
         """Guard one arm with the limits in the robot's YAML."""
-        return cls(arm, Bounds.of(robot, side), settings, rate_hz, geometry_of(robot, [side]))
+        return cls(arm, Bounds.of(robot.motors, side), settings, rate_hz, geometry_of(robot, [side]))
 
     @property
     def fault(self) -> str | None:

@@ -45,6 +45,8 @@ CONFINED = {
     "rerun": ("deploy/data/rerun_view.py", "deploy/operator/rerun_log.py"),
     "pinocchio": ("robot_drivers/pinocchio_arms.py",),
     "coal": ("robot_drivers/pinocchio_arms.py",),
+    "pink": ("robot_drivers/pink_solver.py",),
+    "daqp": ("robot_drivers/pink_solver.py",),
     "websockets": ("deploy/serve/",),
     "msgpack": ("deploy/serve/",),
 }

@@ -46,6 +46,7 @@ from data_pipeline.lerobot_format import (
     tasks_table,
     to_arrow,
 )
+from data_pipeline.schema.embodiment import Gripper
 from data_pipeline.schema.layout import SLOT_NAMES
 from data_pipeline.schema.types import CAMERA_ROLES, Episode, Frames
 from data_pipeline.shards import SOURCE
@@ -368,14 +369,11 @@ def _place_v2(episode: int) -> dict[str, int]:
 
 
 def _modality(store: EpisodeStore, roles: Sequence[str]) -> dict[str, Any]:
-    """Slices of the native vector by arm and gripper, in the robot's order."""
+    """Slices of the native vector by tool, gripper and arm, in the robot's order."""
     parts: dict[str, dict[str, int]] = {}
-    for side, arm in store.embodiment.arms.items():
-        here = store.embodiment.arm_slice(side)
-        if arm.joints:
-            parts[f"{side}_arm"] = {"start": here.start, "end": here.start + len(arm.joints)}
-        if arm.gripper:
-            parts[f"{side}_gripper"] = {"start": here.stop - 1, "end": here.stop}
+    for i, entry in enumerate(store.embodiment.entries):
+        kind = "tool" if entry.part is None else "gripper" if isinstance(entry.part, Gripper) else "arm"
+        parts.setdefault(f"{entry.side}_{kind}", {"start": i})["end"] = i + 1
     return {
         "state": parts,
         "action": parts,

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_pipeline.mapping.config import ActionMode
 from data_pipeline.mapping.language import Instructions
 from data_pipeline.mapping.paths import CONST, EpisodeError
 from data_pipeline.mapping.pictures import complete_frames, select_frames
 from data_pipeline.mapping.timing import advancing, check_rate, rate_of, stamps_of, without_gaps
 from data_pipeline.schema.layout import NUM_SLOTS
-from data_pipeline.schema.types import Episode, Frames
+from data_pipeline.schema.types import ACTORS, Episode, Frames
 from data_pipeline.sources.raw import Fault, RawEpisode
 from data_pipeline.transforms.filters import first_usable_step
 
@@ -72,7 +71,10 @@ def _map_run(mapping: Mapping, raw: RawEpisode, at: np.ndarray, rate_hz: float, 
     states, state_mask, actions, action_mask = _vectors(mapping, raw)
     steps = _finite_steps(mapping, raw, states, actions, faults)
     steps = _without_still_start(mapping, raw, steps)
-    actions, action_mask, valid = _targets(mapping, states, state_mask, actions, action_mask, steps)
+    there, valid = _targets(mapping, len(states), steps)
+    if mapping.action.mode == "next_state":
+        actions, action_mask = states, state_mask
+    actions = actions[there]
     states = states[steps]
     for name, (low, high) in mapping.rules_of_state().outside(states, state_mask).items():
         faults.append(
@@ -96,6 +98,7 @@ def _map_run(mapping: Mapping, raw: RawEpisode, at: np.ndarray, rate_hz: float, 
             action_valid=valid,
             instruction_weights=instructions.weights,
             instruction_of_step=_at_steps(instructions, steps),
+            actor_of_step=_actors(mapping, raw, there),
         ),
         extra_images=extra,
         steps=at[steps],
@@ -127,22 +130,24 @@ def _later(vectors: np.ndarray, lag: int) -> np.ndarray:
     return np.concatenate([np.zeros((lag, NUM_SLOTS)), vectors[: len(vectors) - lag]])
 
 
-def _targets(
-    mapping: Mapping,
-    states: np.ndarray,
-    state_mask: np.ndarray,
-    actions: np.ndarray,
-    action_mask: np.ndarray,
-    steps: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Actions of the kept steps, their mask over slots, and over steps whether each is its own."""
-    mode: ActionMode = mapping.action.mode
-    if mode == "next_state":
-        following = np.append(steps[1:], steps[-1])
-        return states[following], state_mask, np.arange(len(steps)) < len(steps) - 1
+def _targets(mapping: Mapping, num_steps: int, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which step of the run each kept step has its action from, int64 (steps,), and whether that is its own."""
+    if mapping.action.mode == "next_state":
+        return np.append(steps[1:], steps[-1]), np.arange(len(steps)) < len(steps) - 1
     wanted = steps + mapping.action.shift
-    there = np.clip(wanted, 0, len(actions) - 1)
-    return actions[there], action_mask, wanted == there
+    there = np.clip(wanted, 0, num_steps - 1)
+    return there, wanted == there
+
+
+def _actors(mapping: Mapping, raw: RawEpisode, there: np.ndarray) -> np.ndarray | None:
+    """Who gave each action, which stands at step `there` of the run; None where the record does not say."""
+    if mapping.actor is None or mapping.actor not in raw.fields:
+        return None
+    words = np.asarray(raw.fields[mapping.actor])[there]
+    unknown = sorted({str(word) for word in words} - {*ACTORS, ""})
+    if unknown:
+        raise EpisodeError("bad_value", f"{mapping.actor} says {unknown}, expected {list(ACTORS)}")
+    return np.array([ACTORS.index(word or "nobody") for word in words], dtype=np.int64)
 
 
 def _finite_steps(

@@ -33,7 +33,7 @@ from data_pipeline.mapping.config import (
 from data_pipeline.mapping.expressions import Condition
 from data_pipeline.mapping.language import Language
 from data_pipeline.mapping.ops import DeltaToAbsolute
-from data_pipeline.mapping.paths import CONST
+from data_pipeline.mapping.paths import CONST, expand
 from data_pipeline.mapping.rules import RuleSet, check_disjoint
 from data_pipeline.mapping.sync import Sync
 from data_pipeline.schema.layout import SLOT_NAMES
@@ -55,6 +55,7 @@ _KEYS = (
     "language",
     "filter",
     "limits",
+    "actor",
     "faults",
     "compat",
 )
@@ -79,6 +80,7 @@ class Mapping:
     limits: Limits
     policies: abc.Mapping[str, str]
     robot: str = "unknown"
+    actor: str | None = None  # path of a text field: who of `ACTORS` gave the action of each step
     compat: str | None = None
     notes: str = ""
 
@@ -109,7 +111,7 @@ class Mapping:
             raise ValueError(f"the mapping needs {', '.join(missing)}")
         if raw["schema"] != 1:
             raise ValueError(f"schema must be 1, the only version, got {raw['schema']!r}")
-        for key in ("name", "robot", "notes"):
+        for key in ("name", "robot", "notes", "actor"):
             if not isinstance(raw.get(key, ""), str):
                 raise ValueError(f"{key} must be a text, got {raw[key]!r}")
         if raw.get("compat") not in (None, "rdt"):
@@ -137,6 +139,7 @@ class Mapping:
             limits=Limits.parse(raw.get("limits") or {}),
             policies=parse_policies(raw.get("faults") or {}),
             robot=raw.get("robot", "unknown"),
+            actor=expand(raw["actor"], defs) if "actor" in raw else None,
             compat=raw.get("compat"),
             notes=raw.get("notes", ""),
         )
@@ -177,6 +180,8 @@ class Mapping:
             if fields[path].kind != "image":
                 raise ValueError(f"cameras: field {path!r} must hold pictures, it is {fields[path].kind}")
         self.language.check_fields(fields)
+        if self.actor is not None and self.actor not in fields:
+            raise ValueError("actor: " + unknown_name("field", self.actor, fields))
         for condition in self.filters:
             condition.check_field(fields)
 

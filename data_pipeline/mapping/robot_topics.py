@@ -11,18 +11,21 @@ from typing import Any, Literal
 
 import yaml
 
-from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.embodiment import POSE, Embodiment, Entry, Gripper, Joint
 from data_pipeline.schema.layout import SLOT_NAMES
 
 MEASURED = "/joint_states"  # JointState, stamped when it was measured
 COMMANDED = "/joint_commands"  # JointState: what was sent to the arms after all limits, stamped for when it was meant
 PLANNED = "/rdt/planned"  # JointState: what the plan wanted before the limits
 CHUNKS = "/rdt/chunks"  # JointTrajectory: what the policy answered
-DECISIONS = "/rdt/decisions"  # String of JSON: modes with their reasons, limits, requests, answers, orders
+DECISIONS = "/rdt/decisions"  # String of JSON: modes with their reasons, who acts, limits, requests, answers, orders
 INSTRUCTION = "/rdt/instruction"  # String, once every step
+ACTOR = "/rdt/actor"  # String, once every step: who of `ACTORS` acts
 
 MAX_AGE_S = 0.1
 """A joint state that is older counts for nothing, as for the loop (spec robot_ros2.md section 6)."""
+
+ROTATION = POSE[3:]
 
 _HEADER = """\
 # How `rdt data convert` reads these recordings. Other ways to say what an action is, or which episodes count:
@@ -38,7 +41,7 @@ def camera_topic(role: str, *, raw: bool = False) -> str:
 def dataset_yaml(robot: Embodiment, name: str, *, raw: bool = False) -> str:
     """The text of the dataset YAML for recordings of a robot in one folder.
 
-    An action is the command that was meant for `action_offset_steps` later, in joints, as the robot's YAML says.
+    An action is the command that was meant for `action_offset_steps` later, in the words of the robot's YAML.
     """
     mapping: dict[str, Any] = {
         "schema": 1,
@@ -53,6 +56,7 @@ def dataset_yaml(robot: Embodiment, name: str, *, raw: bool = False) -> str:
             "rules": _rules(robot, COMMANDED, "action"),
         },
         "cameras": {role: camera_topic(role, raw=raw) for role in robot.cameras},
+        "actor": f"{ACTOR}/data",
         "language": {"fields": [f"{INSTRUCTION}/data"], "capitalise": False, "full_stop": False},
         "faults": {"nan": "drop_steps"},  # before the first command there is no action
     }
@@ -60,18 +64,20 @@ def dataset_yaml(robot: Embodiment, name: str, *, raw: bool = False) -> str:
 
 
 def _rules(robot: Embodiment, topic: str, kind: Literal["state", "action"]) -> list[dict[str, Any]]:
-    ops: list[list[dict[str, Any]]] = []  # of each native entry
-    for arm in robot.arms.values():
-        ops += [[] if joint.sign == 1 else [{"scale": float(joint.sign)}] for joint in arm.joints]
-        if arm.gripper:
-            span = arm.gripper.state_range if kind == "state" else arm.gripper.action_range
-            ops.append([{"range": list(span)}])
-    return [
-        {
-            "to": SLOT_NAMES[slot],
-            "from": f"{topic}/position[{entry}]",
-            "sync": {"how": "linear", "max_age_s": MAX_AGE_S},
-            **({"ops": done} if done else {}),
-        }
-        for entry, (slot, done) in enumerate(zip(robot.slots, ops, strict=True))
-    ]
+    rules = []
+    for place, entry in enumerate(robot.entries):
+        to, source, ops = SLOT_NAMES[entry.slot], f"{place}", _ops(entry, kind)
+        if entry.part is None and entry.name in ROTATION:  # six numbers, one rotation
+            if entry.name != ROTATION[0]:
+                continue
+            to, source, ops = f"{entry.side}_eef_rot6d", f"{place}:{place + len(ROTATION)}", [{"rot": {"in": "rot6d"}}]
+        rule = {"to": to, "from": f"{topic}/position[{source}]", "sync": {"how": "linear", "max_age_s": MAX_AGE_S}}
+        rules.append({**rule, **({"ops": ops} if ops else {})})
+    return rules
+
+
+def _ops(entry: Entry, kind: Literal["state", "action"]) -> list[dict[str, Any]]:
+    part = entry.part
+    if isinstance(part, Gripper):
+        return [{"range": list(part.state_range if kind == "state" else part.action_range)}]
+    return [{"scale": -1.0}] if isinstance(part, Joint) and part.sign == -1 else []

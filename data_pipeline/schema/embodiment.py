@@ -8,6 +8,12 @@ from it here. Per entry the conversion is affine, `unified = native * scale + of
 
 so the round trip holds for every embodiment. Nothing is clipped here: limits live with the motors.
 
+What a native vector says depends on `control`. By joints it is what the motors are told; by `eef` it is where each tool
+shall be, in m and as the six numbers of `rotation.py`, and `motors` is the same robot as its drivers know it:
+
+    joint     joints, gripper
+    eef       tool pose (9), gripper, then the joints that have a slot: a policy sees them and does not move them
+
 What a driver needs to connect (`connection`) belongs to one workplace, not to the robot: two robots that differ
 in nothing else are equal, and recordings of both are recordings of one robot.
 """
@@ -15,17 +21,17 @@ in nothing else are equal, and recordings of both are recordings of one robot.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from data_pipeline.schema.fields import fields_of, mapping, number, pair, plain, positive
 from data_pipeline.schema.kinematics import Kinematics
-from data_pipeline.schema.layout import NUM_SLOTS, SLOT_NAMES, SLOT_UNITS, slot_index
+from data_pipeline.schema.layout import NUM_SLOTS, SLOT_BLOCKS, SLOT_NAMES, SLOT_UNITS, slot_index
 from data_pipeline.schema.registry import read_yaml
 from data_pipeline.schema.types import CAMERA_ROLES, check_action_offset
 
@@ -33,6 +39,8 @@ Kind = Literal["state", "action"]
 SIDES = ("left", "right")
 UNITS = {"rad": 1.0, "deg": math.pi / 180, "m": 1.0, "mm": 1e-3}
 """SI value of one native unit."""
+POSE = ("x", "y", "z", "r11", "r21", "r31", "r12", "r22", "r32")
+"""A tool's pose: its point in m, then the first and the second column of its rotation, in the world of `kinematics`."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class Joint:
     """One joint. Limits are in SI units and in the joint's native sign."""
 
     name: str
-    slot: str  # any name or alias of layout.py
+    slot: str | None = None  # any name or alias of layout.py; under control eef all joints of an arm may go without
     unit: str = "rad"
     sign: int = 1  # -1 where the robot's positive direction is the unified negative one
     limits: tuple[float, float] = (-math.inf, math.inf)  # rad
@@ -60,7 +68,7 @@ class Gripper:
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm; its native vector is its joints in this order, then its gripper."""
+    """One arm; its driver's vector is its joints in this order, then its gripper."""
 
     driver: str
     joints: tuple[Joint, ...]
@@ -74,6 +82,15 @@ class Arm:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(j.name for j in self.joints) + (("gripper",) if self.gripper else ())
+
+
+class Entry(NamedTuple):
+    """One number of the native vector."""
+
+    side: str
+    name: str
+    slot: int
+    part: Joint | Gripper | None  # None: it belongs to the tool's pose
 
 
 @dataclass(frozen=True)
@@ -90,7 +107,7 @@ class Camera:
 class Embodiment:
     """A robot as the data language sees it.
 
-    Native order is the arms in the YAML's order, each its joints and then its gripper.
+    Native order is the arms in the YAML's order, each with its entries as `control` says.
     """
 
     name: str
@@ -150,19 +167,29 @@ class Embodiment:
         """Whether all arms are the embedded simulator's."""
         return all(arm.driver == "sim" for arm in self.arms.values())
 
+    @cached_property
+    def motors(self) -> Embodiment:
+        """This robot as its drivers and limits know it: the native vector is that of the joints."""
+        return self if self.control == "joint" else replace(self, control="joint", arms=_with_slots(self.arms))
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """What each number of the native vector is."""
+        return tuple(entry for side, arm in self.arms.items() for entry in _entries(side, arm, self.control))
+
     @property
     def num_native(self) -> int:
         """Length of the native vector of all arms together."""
-        return sum(arm.num_entries for arm in self.arms.values())
+        return len(self.entries)
 
     @cached_property
     def native_names(self) -> tuple[str, ...]:
-        return tuple(f"{side}_{name}" for side, arm in self.arms.items() for name in arm.names)
+        return tuple(f"{entry.side}_{entry.name}" for entry in self.entries)
 
     @cached_property
     def slots(self) -> np.ndarray:
         """Slot of each native entry, int64 (num_native,), read-only."""
-        slots = np.array([slot for arm in self.arms.values() for slot in _arm_slots(arm)], dtype=np.int64)
+        slots = np.array([entry.slot for entry in self.entries], dtype=np.int64)
         slots.flags.writeable = False
         return slots
 
@@ -176,11 +203,9 @@ class Embodiment:
 
     def arm_slice(self, side: str) -> slice:
         """Where one arm stands in the native vector."""
-        start = 0
-        for name, arm in self.arms.items():
-            if name == side:
-                return slice(start, start + arm.num_entries)
-            start += arm.num_entries
+        here = [i for i, entry in enumerate(self.entries) if entry.side == side]
+        if here:
+            return slice(here[0], here[-1] + 1)
         raise ValueError(f"Embodiment {self.name!r} has arms {list(self.arms)}, not {side!r}")
 
     def to_unified(self, native: np.ndarray, kind: Kind = "state") -> tuple[np.ndarray, np.ndarray]:
@@ -219,20 +244,37 @@ class Embodiment:
 
 
 def _affine(robot: Embodiment, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    scale, offset = [], []
-    for arm in robot.arms.values():
-        for joint in arm.joints:
-            scale.append(joint.sign * UNITS[joint.unit])
-            offset.append(0.0)
-        if arm.gripper:
-            closed, opened = arm.gripper.state_range if kind == "state" else arm.gripper.action_range
-            scale.append(1.0 / (opened - closed))
-            offset.append(-closed / (opened - closed))
-    return np.array(scale), np.array(offset)
+    scale, offset = np.ones(robot.num_native), np.zeros(robot.num_native)
+    for i, entry in enumerate(robot.entries):
+        if isinstance(entry.part, Joint):
+            scale[i] = entry.part.sign * UNITS[entry.part.unit]
+        elif isinstance(entry.part, Gripper):
+            closed, opened = entry.part.state_range if kind == "state" else entry.part.action_range
+            scale[i], offset[i] = 1.0 / (opened - closed), -closed / (opened - closed)
+    return scale, offset
 
 
-def _arm_slots(arm: Arm) -> list[int]:
-    return [slot_index(joint.slot) for joint in arm.joints] + ([slot_index(arm.gripper.slot)] if arm.gripper else [])
+def _entries(side: str, arm: Arm, control: str) -> Iterator[Entry]:
+    joints = [Entry(side, joint.name, slot_index(joint.slot), joint) for joint in arm.joints if joint.slot is not None]
+    if control == "joint":
+        yield from joints
+    else:
+        slots = (*SLOT_BLOCKS[f"{side}_eef_pos"], *SLOT_BLOCKS[f"{side}_eef_rot6d"])
+        yield from (Entry(side, name, slot, None) for name, slot in zip(POSE, slots, strict=True))
+    if arm.gripper:
+        yield Entry(side, "gripper", slot_index(arm.gripper.slot), arm.gripper)
+    if control == "eef":
+        yield from joints
+
+
+def _with_slots(arms: Mapping[str, Arm]) -> dict[str, Arm]:
+    """Joints that no policy sees take their side's slots in order, so that the motors' vector has a place for each."""
+    filled = {}
+    for side, arm in arms.items():
+        slots = (f"{side}_arm_joint_{i}_pos" for i in range(len(arm.joints)))
+        joints = (replace(joint, slot=joint.slot or slot) for joint, slot in zip(arm.joints, slots, strict=True))
+        filled[side] = replace(arm, joints=tuple(joints))
+    return filled
 
 
 def _arm(side: str, raw: Any) -> Arm:
@@ -280,10 +322,8 @@ def _check(robot: Embodiment) -> None:
     taken: dict[int, str] = {}
     for side, arm in robot.arms.items():
         _check_arm(side, arm)
-        slots = [(f"arms.{side}.joints {joint.name!r}", joint.slot) for joint in arm.joints]
-        if arm.gripper:
-            slots.append((f"arms.{side}.gripper", arm.gripper.slot))
-        for where, name in slots:
+        _check_control(side, arm, robot.control)
+        for where, name in _claims(side, arm, robot.control):
             try:
                 slot = slot_index(name)
             except ValueError as error:
@@ -293,6 +333,26 @@ def _check(robot: Embodiment) -> None:
             if slot in taken:
                 raise ValueError(f"slot {SLOT_NAMES[slot]!r} is used twice: by {taken[slot]} and by {where}")
             taken[slot] = where
+
+
+def _claims(side: str, arm: Arm, control: str) -> Iterator[tuple[str, str]]:
+    """Who fills which slot, in the words of the YAML."""
+    if control == "eef":
+        for block in ("eef_pos", "eef_rot6d"):
+            yield from ((f"arms.{side}'s tool", SLOT_NAMES[slot]) for slot in SLOT_BLOCKS[f"{side}_{block}"])
+    for joint in arm.joints:
+        if joint.slot is not None:
+            yield f"arms.{side}.joints {joint.name!r}", joint.slot
+    if arm.gripper:
+        yield f"arms.{side}.gripper", arm.gripper.slot
+
+
+def _check_control(side: str, arm: Arm, control: str) -> None:
+    without = [joint.name for joint in arm.joints if joint.slot is None]
+    if without and (control == "joint" or len(without) < len(arm.joints)):
+        raise ValueError(f"arms.{side}.joints lack a slot: {without}; only under control eef, and all of an arm's, may")
+    if control == "eef" and not arm.joints:
+        raise ValueError(f"arms.{side} has no joints to bring its tool anywhere: control eef needs them")
 
 
 def _check_kinematics(robot: Embodiment) -> None:

@@ -20,6 +20,10 @@ CAMERA_ROLES = ("external", "right_wrist", "left_wrist")
 CAMERA_KEYS = {"external": "cam_high", "right_wrist": "cam_right_wrist", "left_wrist": "cam_left_wrist"}
 """Camera role -> its name in ALOHA's files and on the policy wire."""
 
+ACTORS = ("nobody", "policy", "operator")
+"""Who gives a robot its actions: nobody while it holds, or is on its way to the arms of a person who takes over. The
+number of an actor is its place here."""
+
 Frames = Sequence[np.ndarray] | np.ndarray
 """Frames of one camera by step, RGB uint8 (height, width, 3) each: in memory, or decoded when indexed."""
 
@@ -177,6 +181,7 @@ class Episode:
     action_valid: np.ndarray | None = None  # bool (steps,), False: another step's action, for want of its own
     instruction_weights: tuple[float, ...] = ()  # chance of each phrasing; (): all alike
     instruction_of_step: np.ndarray | None = None  # int64 (steps,), the phrasing where it changes on the way
+    actor_of_step: np.ndarray | None = None  # int64 (steps,), of `ACTORS`: who gave each action; None: not told
 
     def __post_init__(self) -> None:
         owner = f"Episode {self.name!r}"
@@ -209,6 +214,10 @@ class Episode:
             _check_array(owner, "instruction_of_step", self.instruction_of_step, np.int64, (self.num_steps,))
             if not 0 <= self.instruction_of_step.min() <= self.instruction_of_step.max() < len(self.instructions):
                 raise ValueError(f"{owner}.instruction_of_step must count its {len(self.instructions)} instructions")
+        if self.actor_of_step is not None:
+            _check_array(owner, "actor_of_step", self.actor_of_step, np.int64, (self.num_steps,))
+            if not 0 <= self.actor_of_step.min() <= self.actor_of_step.max() < len(ACTORS):
+                raise ValueError(f"{owner}.actor_of_step must count {ACTORS}, got {np.unique(self.actor_of_step)}")
 
     def _check_weights(self, owner: str) -> None:
         weights = np.asarray(self.instruction_weights, dtype=np.float64)

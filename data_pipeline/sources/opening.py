@@ -132,7 +132,7 @@ def topic_plan(mapping: Mapping) -> TopicPlan:
             "topic of a camera"
         )
     period_s = 1.5 / rate.hz if rate.hz else _PICTURE_AGE_S
-    texts = [field.path for field in mapping.language.fields]
+    texts = [field.path for field in mapping.language.fields] + ([mapping.actor] if mapping.actor else [])
     fields = dict.fromkeys(texts, Sync("previous", _TEXT_AGE_S))
     fields |= dict.fromkeys((*mapping.cameras.paths(), *mapping.paths()), Sync("nearest", period_s))
     return TopicPlan(rate.clock, fields | mapping.syncs(), rate.hz if rate.resampled else None)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_pipeline.schema.embodiment import Embodiment
-from data_pipeline.schema.layout import SLOT_BLOCKS, SLOT_NAMES, slot_index
+from data_pipeline.schema.embodiment import Embodiment, Joint
+from data_pipeline.schema.layout import SLOT_BLOCKS, SLOT_NAMES
 from data_pipeline.validate.findings import Finding, Severity, Where
 from data_pipeline.validate.records import ANGLE, ANGLE_RATE, GRIPPER, MOST_TURNS_RAD, POSITION, SPEED, Record
 
@@ -121,9 +121,9 @@ def check_velocities(record: Record) -> Iterator[Finding]:
 def check_limits(record: Record, robot: Embodiment) -> Iterator[Finding]:
     """Measured joints cannot be where the robot's description says that they cannot go."""
     where = {name: i for i, name in enumerate(record.state.names)}
-    for joint in (joint for arm in robot.arms.values() for joint in arm.joints):
+    for joint, slot in ((entry.part, entry.slot) for entry in robot.entries if isinstance(entry.part, Joint)):
         low, high = sorted(joint.sign * limit for limit in joint.limits)
-        i = where.get(SLOT_NAMES[slot_index(joint.slot)])
+        i = where.get(SLOT_NAMES[slot])
         if i is None:
             continue
         values = record.state.values[:, i]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from data_pipeline.frames import encode_jpeg
 from data_pipeline.schema.layout import SLOT_BLOCKS, SLOT_NAMES, SLOT_UNITS
-from data_pipeline.schema.types import Episode, Frames
+from data_pipeline.schema.types import ACTORS, Episode, Frames
 from data_pipeline.storage import EpisodeStore
 from deploy.doctor import require
 from deploy.pages import render
@@ -95,6 +95,11 @@ def _facts(episode: Episode, robot: str | None, source: Mapping[str, Any]) -> li
     ]
     if episode.action_valid is not None and not episode.action_valid.all():
         facts.append(("actions of their own", f"{int(episode.action_valid.sum())} of {episode.num_steps} steps"))
+    if episode.actor_of_step is not None:
+        steps = np.bincount(episode.actor_of_step, minlength=len(ACTORS))
+        facts.append(
+            ("who acted", ", ".join(f"{name} {count}" for name, count in zip(ACTORS, steps, strict=True)) + " steps")
+        )
     for role, mask in episode.image_masks.items():
         if not mask.all():
             facts.append((f"camera {role}", f"missing at {int((~mask).sum())} of {len(mask)} steps"))

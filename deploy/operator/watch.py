@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipeline.frames import encode_jpeg
 from data_pipeline.schema.layout import SLOT_UNITS
-from data_pipeline.schema.types import ActionChunk
+from data_pipeline.schema.types import ACTORS, ActionChunk
 from deploy.realtime import records
 from deploy.realtime.clock import now_ns
 from deploy.realtime.memory import Record
@@ -146,12 +146,13 @@ class Watch:
             if not self._ended:
                 self._ended = str(error)
                 self._note("fault", self._ended)
-            return {"mode": "fault", "why": str(error), "ended": True}
+            return {"mode": "fault", "why": str(error), "actor": "nobody", "ended": True}
         newest = self._rings["ticks"].newest()
         if newest is None:
-            return {"mode": "starting", "why": "", "ended": False}
+            return {"mode": "starting", "why": "", "actor": "nobody", "ended": False}
         mode, why = text(newest.value["mode"]), text(newest.value["why"])
-        return {"mode": mode, "why": "" if why == mode else why, "ended": False}
+        actor = ACTORS[int(newest.value["actor"])]
+        return {"mode": mode, "why": "" if why == mode else why, "actor": actor, "ended": False}
 
     def _ticks(self, now: int) -> dict[str, Any]:
         newest = self._rings["ticks"].newest()

@@ -19,6 +19,7 @@ import numpy as np
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import load_attribute
+from data_pipeline.schema.types import ACTORS
 from deploy.loop import ControlLoop, LoopSettings, Mode
 from deploy.realtime import records
 from deploy.realtime.clock import Deadlines, ask_for_priority, now_ns
@@ -53,7 +54,7 @@ class ControlSpec:
     limits: LimitSettings
     open_arm: str  # "module:function" of (robot, side) -> Arm
     rings: dict[str, RingSpec]
-    leader: dict[str, Any] | None = None  # of `Embodiment.to_dict`: the arms that a person leads with
+    leader: dict[str, Any] | None = None  # of `Embodiment.to_dict`: arms that a person leads with
     open_leader: str = ""  # as open_arm
 
 
@@ -63,6 +64,7 @@ class ControlProcess:
     def __init__(self, spec: ControlSpec, body: Bimanual, loop: ControlLoop) -> None:
         settings = spec.settings
         self.loop = loop
+        self._follow = loop if isinstance(loop, FollowLoop) else None  # where a person may lead
         self.body = body
         self._tick_hz = settings.tick_hz
         rings = {name: Ring(ring) for name, ring in spec.rings.items()}
@@ -119,6 +121,7 @@ class ControlProcess:
         record = self._tick
         record["stamp_ns"], record["target_ns"], record["lateness_ns"] = now, tick.stamp_ns, lateness_ns
         record["missed"], record["commanded"], record["limited"] = missed, commanded, bool(changes)
+        record["actor"] = ACTORS.index(self._actor(commanded))
         record["mode"] = self.loop.mode.value.encode()
         record["why"] = "; ".join(filter(None, (tick.why or self.loop.why, self._told(changes)))).encode()
         record["wanted"] = np.nan if tick.positions is None else tick.positions
@@ -127,11 +130,20 @@ class ControlProcess:
         record["sent"] = np.nan if sent is None else sent
         self._ticks.write(record)
 
+    def _actor(self, commanded: bool) -> str:
+        """Who gave the command of this tick: nobody while the arms hold, brake or are on their way to the leader."""
+        if not commanded or self.loop.mode is not Mode.RUN:
+            return "nobody"
+        if self._follow is None or not self._follow.leads:
+            return "policy"
+        return "operator" if self._follow.has_met else "nobody"
+
     def _told(self, changes: tuple) -> str:
         """Which limits changed the command."""
         names = self.body.names
         return "; ".join(
-            f"{change.limit} {change.verdict}: {', '.join(names[i] for i in change.entries)}" for change in changes
+            f"{change.limit} {change.verdict}: {change.words or ', '.join(names[i] for i in change.entries)}"
+            for change in changes
         )
 
     def _obey(self, now: int, missed: int) -> None:
@@ -145,6 +157,9 @@ class ControlProcess:
             if loop.mode is not Mode.FAULT:
                 loop.fault("emergency stop")
         loop.instruction = text(orders["instruction"])
+        if self._follow is not None and self._follow.leads != bool(orders["leads"]):
+            self._follow.lead(bool(orders["leads"]))
+            self._request_number = -1  # what was asked before has its answer too late
         if orders["resets"] > self._resets and (orders["estop"] or not self.body.is_moving):
             self._resets = int(orders["resets"])
             if not orders["estop"]:
@@ -160,7 +175,8 @@ class ControlProcess:
             loop.stop("a reset was asked for")  # the arms brake first; a start that came after it waits
         elif orders["starts"] > self._starts:
             self._starts = int(orders["starts"])
-            if loop.mode is not Mode.FAULT:
+            if loop.mode not in (Mode.FAULT, Mode.RUN):
+                self._request_number = -1  # what was asked before, perhaps of another policy, is no part of this run
                 loop.start()
         health = self._health.newest()
         if loop.mode is Mode.RUN and (health is None or (now - int(health.value["stamp_ns"])) * 1e-9 > SILENT_S):

@@ -1,7 +1,8 @@
 """The tick where a person leads: other arms, moved by hand, say what the robot's arms shall do.
 
-The arms first go to the leader slowly, and then follow it through the same limits as a policy's commands. A leader that
-is silent or raises ends in holding; one that is suddenly somewhere else is approached slowly again.
+A person leads from the start, to demonstrate, or takes over from a policy, to correct it, and gives back. The arms
+first go to the leader slowly, and then follow it through the same limits as a policy's commands. A leader that is
+silent or raises ends in holding; one that is suddenly somewhere else is approached slowly again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.types import ActionChunk, Observation
+from deploy.action_buffer import Splice
 from deploy.loop import ControlLoop, LoopSettings, Mode
 from robot_drivers.arm import Arm
 from robot_drivers.bimanual import ArmGroup
@@ -52,12 +54,13 @@ class Leader:
 
 
 class FollowLoop(ControlLoop):
-    """A loop that asks no policy: in RUN it follows a leader."""
+    """A loop in which a person may lead: then, in RUN, it follows the leader and asks no policy."""
 
     def __init__(self, robot: Embodiment, leader: Leader, settings: LoopSettings) -> None:
         super().__init__(robot, settings=settings)
         self._leader = leader
-        self._has_met = False
+        self.leads = True  # the person; else a policy acts, as in any loop
+        self.has_met = False  # the arms are where the leader is
         span = np.where(self._bounds.grippers, self._bounds.high - self._bounds.low, 1 / self._bounds.unit)
         self._near = MET * span  # native units
         self._jump = np.where(self._bounds.grippers, settings.gripper_jump, settings.jump_rad) * span
@@ -65,14 +68,26 @@ class FollowLoop(ControlLoop):
 
     def start(self) -> None:
         super().start()
-        self._has_met = False
+        self.has_met = False
+
+    def lead(self, leads: bool) -> None:
+        """A person acts from now on, whose way begins where the policy's ended, or the policy, which is asked anew."""
+        self.leads, self.has_met = leads, False
+        if self.mode is Mode.RUN:
+            set_point = self._set_point
+            self._forget()
+            if leads:
+                self._set_point = set_point
+
+    def deliver(self, chunk: ActionChunk | None, now_ns: int) -> Splice:
+        return Splice("ignored", detail="a person leads") if self.leads else super().deliver(chunk, now_ns)
 
     def wants_observation(self, now_ns: int) -> bool:
-        return False
+        return not self.leads and super().wants_observation(now_ns)
 
     def _decide(self, now_ns: int, target_ns: int) -> tuple[np.ndarray | None, str]:
-        decided = super()._decide(now_ns, target_ns)  # modes, and the age of the state; there never is a plan
-        if self.mode is not Mode.RUN or self._observations.state_age_s(now_ns) > self._hold_after_s:
+        decided = super()._decide(now_ns, target_ns)  # modes, and the age of the state; where a person leads, no plan
+        if not self.leads or self.mode is not Mode.RUN or self._observations.state_age_s(now_ns) > self._hold_after_s:
             return decided
         try:
             wanted, stamp_ns = self._leader.read()
@@ -81,15 +96,15 @@ class FollowLoop(ControlLoop):
             return None, self.why
         age_s = (now_ns - stamp_ns) * 1e-9
         if age_s > self._hold_after_s or not np.isfinite(wanted).all():
-            self._has_met, self._set_point = False, None  # the arms brake: from where they are, then
+            self.has_met, self._set_point = False, None  # the arms brake: from where they are, then
             return None, f"the leader's state is {age_s:.2f} s old" if np.isfinite(
                 wanted
             ).all() else "no leader's state"
         at = self._set_point if self._set_point is not None else self._measured_as_command()
         assert at is not None, "the state is young, so there is one"
         away = wanted - at
-        self._has_met = bool((np.abs(away) <= (self._jump if self._has_met else self._near)).all())
-        if self._has_met:
+        self.has_met = bool((np.abs(away) <= (self._jump if self.has_met else self._near)).all())
+        if self.has_met:
             return wanted, "run"
         return at + np.clip(away, -self._slow, self._slow), APPROACHING
 

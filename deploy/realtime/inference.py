@@ -1,6 +1,8 @@
 """The inference process: observations from what the rings hold, chunks back; one request at a time.
 
-It may be slow, raise or die: the control process has the plan, the limits and the last word.
+It may be slow, raise or die: the control process has the plan, the limits and the last word. It may hold two policies,
+to compare them: the orders say which one answers, and each has an observation buffer of its own, since it may look at
+other cameras.
 """
 
 from __future__ import annotations
@@ -9,9 +11,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import load_attribute
@@ -46,13 +48,19 @@ class Backend(Protocol):
         ...
 
 
+class BackendSpec(NamedTuple):
+    """How a backend is opened."""
+
+    opener: str  # "module:function" of (robot, options) -> Backend
+    options: dict[str, Any]  # for it
+
+
 @dataclass(frozen=True)
 class InferenceSpec:
     """What an inference process is started with."""
 
     robot: dict[str, Any]  # of `Embodiment.to_dict`
-    open_backend: str  # "module:function" of (robot, options) -> Backend
-    options: dict[str, Any]  # for it
+    backends: tuple[BackendSpec, ...]  # `policy` of the orders is the number of the one that answers
     rings: dict[str, RingSpec]
     cameras: dict[str, RingSpec]  # camera role -> its frames
 
@@ -60,14 +68,18 @@ class InferenceSpec:
 class InferenceProcess:
     """Answers requests between rings; `run` is the body of the process."""
 
-    def __init__(self, spec: InferenceSpec, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, spec: InferenceSpec, backends: Sequence[Backend]) -> None:
+        self._backends = tuple(backends)
         rings = {name: Ring(ring) for name, ring in spec.rings.items()}
         self._orders, self._requests, self._states = rings["orders"], rings["requests"], rings["states"]
         self._answers, self._health = rings["answers"], rings["health"]
-        self._frames = {role: Ring(ring) for role, ring in spec.cameras.items() if role in backend.cameras}
+        seen = {role for backend in self._backends for role in backend.cameras}
+        self._frames = {role: Ring(ring) for role, ring in spec.cameras.items() if role in seen}
         robot = Embodiment.from_dict(spec.robot)
-        self._buffer = ObservationBuffer(robot, cameras=backend.cameras, history=backend.image_history)
+        self._buffers = [
+            ObservationBuffer(robot, cameras=backend.cameras, history=backend.image_history)
+            for backend in self._backends
+        ]
         self._answer, self._beat = self._answers.empty(), self._health.empty()
         self._parent = parent_id()
         self._resets, self._since_ns = 0, 0  # the newest reset, and when it was seen
@@ -84,7 +96,11 @@ class InferenceProcess:
             self._take_in(0 if orders is None else int(orders.value["resets"]))
             requests = list(self._requests.new())
             if requests:
-                self._answer_request(requests[-1], "" if orders is None else text(orders.value["instruction"]))
+                orders = self._orders.newest()  # those that the request came after
+                number, instruction = (
+                    (0, "") if orders is None else (int(orders.value["policy"]), text(orders.value["instruction"]))
+                )
+                self._answer_request(requests[-1], number, instruction)
             else:
                 time.sleep(IDLE_S)
 
@@ -92,23 +108,31 @@ class InferenceProcess:
         self._closing.set()
 
     def _take_in(self, resets: int) -> None:
-        """States and frames into the buffer, which refuses what is not newer; after a reset nothing from before it."""
+        """States and frames into the buffers, which refuse what is not newer; after a reset nothing from before it."""
         now = now_ns()
         if resets > self._resets:
             self._resets, self._since_ns = resets, now
-            self._buffer.clear()
+            for buffer in self._buffers:
+                buffer.clear()
         for record in self._states.new():
             if record.value["stamp_ns"] >= self._since_ns:
-                self._buffer.push_state(record.value["positions"], int(record.value["stamp_ns"]), now)
+                for buffer in self._buffers:
+                    buffer.push_state(record.value["positions"], int(record.value["stamp_ns"]), now)
         for role, ring in self._frames.items():
+            looking = [
+                buffer for backend, buffer in zip(self._backends, self._buffers, strict=True) if role in backend.cameras
+            ]
             for record in ring.new():
                 if record.value["stamp_ns"] >= self._since_ns:
-                    self._buffer.push_frame(records.get_frame(record.value, role), now)
+                    frame = records.get_frame(record.value, role)
+                    for buffer in looking:
+                        buffer.push_frame(frame, now)
 
-    def _answer_request(self, request: Record, instruction: str) -> None:
+    def _answer_request(self, request: Record, number: int, instruction: str) -> None:
+        """The answer of backend `number`."""
         started = now_ns()
-        answer, beat = self._answer, self._beat
-        seen = self._buffer.observation(started, instruction)
+        answer, beat, backend = self._answer, self._beat, self._backends[number]
+        seen = self._buffers[number].observation(started, instruction)
         answer["request"] = request.number
         if isinstance(seen, Stale):
             answer["outcome"], answer["why"] = records.STALE, str(seen).encode()
@@ -116,7 +140,7 @@ class InferenceProcess:
         else:
             try:
                 prefix = records.get_prefix(request.value)
-                chunk = self._backend.predict(seen, prefix) if prefix else self._backend.predict(seen)
+                chunk = backend.predict(seen, prefix) if prefix else backend.predict(seen)
                 records.put_answer(answer, request.number, chunk)
                 beat["why"] = b""
             except Exception as error:  # of a network, a server, a chunk that is not finite: the plan goes on
@@ -139,7 +163,10 @@ def main(spec: InferenceSpec) -> None:
     """The body of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor ends it
     robot = Embodiment.from_dict(spec.robot)
-    backend = load_attribute("inference backend", "backend", {"backend": spec.open_backend})(robot, spec.options)
-    process = InferenceProcess(spec, backend)
+    backends = [
+        load_attribute("inference backend", "backend", {"backend": backend.opener})(robot, backend.options)
+        for backend in spec.backends
+    ]
+    process = InferenceProcess(spec, backends)
     signal.signal(signal.SIGTERM, process.close_soon)
     process.run()

@@ -33,6 +33,7 @@ from data_pipeline.atomic import atomic_path, check_writable, write_text
 from data_pipeline.frames import encode_jpeg
 from data_pipeline.mapping import robot_topics as topics
 from data_pipeline.schema.embodiment import Embodiment
+from data_pipeline.schema.types import ACTORS
 from data_pipeline.sources.mcap_writer import McapWriter
 from deploy.realtime import records
 from deploy.realtime.clock import now_ns
@@ -60,6 +61,7 @@ class RecordTo:
     folder: Path
     notes: Mapping[str, Any] = field(default_factory=dict)  # plain types, stored with each episode
     pictures: Pictures = "jpeg"
+    policies: tuple[str, ...] = ()  # whose trials these are; the orders say which one acts, its episodes name it
 
 
 class Recorded(NamedTuple):
@@ -212,6 +214,7 @@ class EpisodeTaker:
         self._decided: dict[str, Any] = {}
         self._ordered: dict[str, Any] = {}
         self._instruction = ""
+        self._actor = ACTORS[0]
         self._step_ns = 1e9 / robot.rate_hz
         self._steps = 0
         self.begun_ns = self.until_ns = now_ns()
@@ -228,7 +231,13 @@ class EpisodeTaker:
                 self._take(name, record)
         while (step := self.begun_ns + round(self._steps * self._step_ns)) <= now:
             self._put(self._file.text, topics.INSTRUCTION, self._instruction, self._system(step))
+            self._put(self._file.text, topics.ACTOR, self._actor, self._system(step))
             self._steps += 1
+
+    @property
+    def policy(self) -> int:
+        """Number of the policy that the newest order chose."""
+        return self._ordered.get("policy", 0)
 
     def summary(self) -> dict[str, Any]:
         """What was taken, for the file."""
@@ -263,7 +272,9 @@ class EpisodeTaker:
     def _tick(self, value: np.ndarray, log_ns: int) -> None:
         self._joints(topics.COMMANDED, value["sent"], int(value["target_ns"]), log_ns)
         self._joints(topics.PLANNED, value["wanted"], int(value["target_ns"]), log_ns)
+        self._actor = ACTORS[int(value["actor"])]
         decided = {
+            "actor": self._actor,
             "mode": text(value["mode"]),
             "why": text(value["why"]),
             "commanded": bool(value["commanded"]),
@@ -287,7 +298,7 @@ class EpisodeTaker:
 
     def _orders(self, value: np.ndarray, log_ns: int) -> None:
         self._instruction = text(value["instruction"])
-        numbers = {name: int(value[name]) for name in ("wanted", "starts", "estop", "resets")}
+        numbers = {name: int(value[name]) for name in ("wanted", "starts", "estop", "resets", "policy", "leads")}
         orders = {**numbers, "instruction": self._instruction}
         if orders != self._ordered:
             self._ordered = orders
@@ -353,7 +364,7 @@ class RecorderProcess:
             with atomic_path(path) as temporary, McapWriter(temporary) as file:
                 taker = EpisodeTaker(self._to.robot, self._rings, file, self._to.pictures)
                 self._pipe.send((str(path), "recording"))
-                notes = {**_facts(self._to), "started_ns": time.time_ns(), **notes}
+                notes = {**_facts(self._to, taker.policy), "started_ns": time.time_ns(), **notes}
                 taker.writer.put(functools.partial(file.metadata, notes))
                 word, given = self._take_until_told(taker)
                 taker.writer.close()
@@ -415,12 +426,15 @@ def _main(to: RecordTo, rings: Mapping[str, RingSpec], pipe: Connection) -> None
     process.run()
 
 
-def _facts(to: RecordTo) -> dict[str, Any]:
-    """What is known of every episode before it begins."""
+def _facts(to: RecordTo, policy: int) -> dict[str, Any]:
+    """What is known of an episode when it begins; `policy` is the number of the one that acts."""
+    others = [name for number, name in enumerate(to.policies) if number != policy]
     return {
         "robot": to.robot.name,
         "robot_yaml": to.robot.to_dict(),
         "action_offset_steps": to.robot.action_offset_steps,
+        **({"checkpoint": to.policies[policy]} if to.policies else {}),
+        **({"compared_with": others[0]} if others else {}),
         **to.notes,
     }
 

@@ -35,6 +35,8 @@ ORDERS = np.dtype(
         ("wanted", np.int64),  # RUN or HOLD
         ("starts", np.int64),  # how often a start was asked for
         ("resets", np.int64),  # how often a reset was asked for
+        ("policy", np.int64),  # who answers: 0, or 1 for the policy that it is compared with
+        ("leads", np.int64),  # a person leads: no policy is asked
         ("closing", np.int64),  # stop, hold and end
         ("instruction", f"S{INSTRUCTION_BYTES}"),
     ]
@@ -65,6 +67,7 @@ def tick_dtype(num_native: int) -> np.dtype:
             ("missed", np.int64),  # ticks so far that were skipped
             ("commanded", np.int64),  # 0: the arms were told to hold
             ("limited", np.int64),  # a limit changed the command
+            ("actor", np.int64),  # number of who gave the command, of `schema.types.ACTORS`
             ("mode", "S16"),
             ("wanted", np.float64, (num_native,)),  # by the plan
             ("measured", np.float64, (num_native,)),

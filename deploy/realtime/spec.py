@@ -13,6 +13,7 @@ from deploy.action_buffer import Handover
 from deploy.graph import over_topics
 from deploy.loop import LoopSettings
 from deploy.realtime.backends import ENGINE, REMOTE
+from deploy.realtime.inference import BackendSpec
 from deploy.realtime.supervisor import PICTURE, RunSpec
 from robot_drivers.limits.chain import SIMULATED, LimitSettings
 
@@ -21,19 +22,31 @@ KEY = "RDT_API_KEY"
 """Where the key of a policy server is read from."""
 
 
-def run_spec(robot: Embodiment, policy: str, device: str, handover: Handover | None = None) -> RunSpec:
+def run_spec(
+    robot: Embodiment,
+    policy: str,
+    device: str,
+    handover: Handover | None = None,
+    against: str | None = None,
+    leader: Embodiment | None = None,
+) -> RunSpec:
     """The run of a robot: `policy` is a checkpoint folder, or the address of a policy server (ws://HOST:PORT).
 
-    Raises `ValueError` for real-time chunking with a server, whose protocol carries no prefix.
+    `against` is a second one, to compare it with; `leader` are arms with which a person takes over. Raises `ValueError`
+    for real-time chunking with a server, whose protocol carries no prefix.
     """
     guided = (handover or default_settings(robot).handover) == "rtc"
+    spec = default_spec(robot, *_backend(policy, device, guided), handover)
+    second = None if against is None else _backend(against, device, guided)
+    return replace(spec, against=second, leader=leader, takes_over=leader is not None)
+
+
+def _backend(policy: str, device: str, guided: bool) -> BackendSpec:
     if not policy.startswith(("ws://", "wss://")):
-        options = {"checkpoint": policy, "device": device, "guided": guided}
-        return default_spec(robot, ENGINE, options, handover)
+        return BackendSpec(ENGINE, {"checkpoint": policy, "device": device, "guided": guided})
     if guided:
         raise ValueError("hand-over 'rtc' needs the network here: give a checkpoint, or choose blend for a server")
-    options = {"address": policy, "api_key": os.environ.get(KEY)}
-    return default_spec(robot, REMOTE, options, handover)
+    return BackendSpec(REMOTE, {"address": policy, "api_key": os.environ.get(KEY)})
 
 
 def default_spec(
@@ -58,7 +71,7 @@ def default_settings(robot: Embodiment) -> LoopSettings:
     closes, so a chunk that was thought of a step ago begins so much farther away.
     """
     if robot.is_simulated:
-        return LoopSettings(jump_rad=0.7, gripper_jump=math.inf)
+        return LoopSettings(jump_rad=0.7, gripper_jump=math.inf, jump_m=0.3)
     return LoopSettings(tick_hz=REAL_HZ, interpolation="cubic", handover="blend")
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.schema.embodiment import Camera, Embodiment
+from data_pipeline.schema.types import ACTORS
 from deploy.loop import LoopSettings
 from deploy.realtime import control, inference, records
 from deploy.realtime.clock import now_ns
@@ -50,8 +51,10 @@ class RunSpec:
     robot: Embodiment
     open_backend: str  # "module:function" of (robot, options) -> Backend
     backend_options: dict[str, Any] = field(default_factory=dict)
+    against: inference.BackendSpec | None = None  # a second policy, to compare with; `choose` says which one acts
     open_arm: str = "robot_drivers.drivers:open_arm"  # of (robot, side) -> Arm
-    leader: Embodiment | None = None  # arms that a person leads with; then no policy is asked
+    leader: Embodiment | None = None  # arms that a person leads with
+    takes_over: bool = False  # from a policy, when `lead` says so; else the person leads from each start on
     open_leader: str = "deploy.realtime.follow:open_leader"  # as open_arm
     settings: LoopSettings = field(default_factory=LoopSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
@@ -104,8 +107,7 @@ class Supervisor:
             )
             asked = inference.InferenceSpec(
                 plain,
-                spec.open_backend,
-                spec.backend_options,
+                (inference.BackendSpec(spec.open_backend, spec.backend_options), *filter(None, [spec.against])),
                 specs,
                 {role: ring.spec for role, ring in self._frames.items()},
             )
@@ -124,7 +126,8 @@ class Supervisor:
 
     def start(self) -> None:
         """HOLD -> RUN."""
-        self._order(wanted=records.RUN, starts=self._orders["starts"] + 1)
+        leads = self.spec.leader is not None and not self.spec.takes_over
+        self._order(wanted=records.RUN, starts=self._orders["starts"] + 1, leads=leads)
 
     def stop(self) -> None:
         """RUN -> STOPPING -> HOLD."""
@@ -141,6 +144,28 @@ class Supervisor:
     def instruct(self, instruction: str) -> None:
         """What the policy is told from its next request on."""
         self._order(instruction=instruction.encode())
+
+    def lead(self, leads: bool) -> None:
+        """A person takes over from the policy, or gives back; arms that hold for want of one of them go on.
+
+        Raises `ValueError` where there is no leader to take over with, and before `start`.
+        """
+        if not self.spec.takes_over:
+            raise ValueError("nobody can take over here: --leader names the arms to lead with")
+        if self._orders["wanted"] != records.RUN:
+            raise ValueError("the arms hold: a person takes over from a policy that was started")
+        self._order(leads=leads, starts=self._orders["starts"] + 1)
+
+    def choose(self, number: int) -> None:
+        """Which policy acts from the next start on: 0, or 1 for the one that it is compared with.
+
+        Raises `ValueError` where there is no such policy, and while one acts.
+        """
+        if number not in range(1 if self.spec.against is None else 2):
+            raise ValueError(f"there is no policy number {number} here: --against names a second one")
+        if self._orders["wanted"] == records.RUN:
+            raise ValueError("a policy acts: stop it before another one is chosen")
+        self._order(policy=number)
 
     def push_frame(self, frame: CameraFrame) -> None:
         """A picture for the policy, stamped on `clock.now_ns`."""
@@ -188,6 +213,7 @@ class Supervisor:
                 "why": text(value["why"]),
                 "stamp_ns": int(value["stamp_ns"]),
                 "missed": int(value["missed"]),
+                "actor": ACTORS[int(value["actor"])],
                 "measured": np.array(value["measured"]).tolist(),
             }
         if health is not None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_pipeline.schema.embodiment import Arm, Embodiment
+from data_pipeline.schema.embodiment import Embodiment, Gripper, Joint
 from data_pipeline.schema.layout import SLOT_NAMES
 from data_pipeline.schema.types import CAMERA_KEYS
 from deploy.serve.wire import WireError, as_map, describe
@@ -120,13 +120,13 @@ def native_statistics(robot: Embodiment, statistics: Mapping[str, Any]) -> dict[
 
 def _rows(robot: Embodiment) -> list[str]:
     """What each native entry is, in words that are equal exactly where the entries are."""
-    return [row for side, arm in robot.arms.items() for row in _arm_rows(robot, side, arm)]
+    return [f"{entry.side}_{entry.name} ({SLOT_NAMES[entry.slot]}{_words(entry.part)})" for entry in robot.entries]
 
 
-def _arm_rows(robot: Embodiment, side: str, arm: Arm) -> Iterator[str]:
-    slots = robot.slots[robot.arm_slice(side)]
-    for joint, slot in zip(arm.joints, slots, strict=False):
-        yield f"{side}_{joint.name} ({SLOT_NAMES[slot]}, {joint.unit}, sign {joint.sign:+d})"
-    if arm.gripper:
-        state, action = ("{:g}..{:g}".format(*range_) for range_ in (arm.gripper.state_range, arm.gripper.action_range))
-        yield f"{side}_gripper ({SLOT_NAMES[slots[-1]]}, state {state}, action {action})"
+def _words(part: Joint | Gripper | None) -> str:
+    if isinstance(part, Joint):
+        return f", {part.unit}, sign {part.sign:+d}"
+    if isinstance(part, Gripper):
+        state, action = ("{:g}..{:g}".format(*range_) for range_ in (part.state_range, part.action_range))
+        return f", state {state}, action {action}"
+    return ""

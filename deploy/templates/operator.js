@@ -68,7 +68,7 @@ function show(state) {
   if (silent) words.push(`The control process is silent (${ms(ticks.age_ms)}).`);
   if (refused) words.push(refused);
   warn(words.join(" "));
-  $("mode").textContent = state.mode;
+  $("mode").textContent = state.actor === "operator" ? `${state.mode}, a person leads` : state.mode;
   $("mode").className = state.mode === "run" ? "good" : state.mode === "hold" ? "" : "bad";
   $("why").textContent = state.why;
   $("told").textContent = state.instruction;

@@ -46,6 +46,9 @@ class DataConfig:
     held_out_every: int = 0  # every so many-th episode of a store is kept for validation; 0: none
     start_fraction: float = 0.0  # share of samples drawn from the first `start_steps` steps of an episode
     start_steps: int = 6
+    operator_fraction: float = (
+        0.0  # of a store's samples from steps at which a person acted, where there are such: corrections
+    )
     random_shift_px: int = 0  # pictures are shifted by up to this many pixels
     dropout: DropoutRates = field(default_factory=DropoutRates)  # what a sample's condition hides
     state_noise_snr_db: float | None = None  # noise on states, at this ratio to their deviation in the episode

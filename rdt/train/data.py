@@ -88,7 +88,7 @@ def sample_stream(
     *,
     train: bool,
 ) -> SampleStream:
-    """Samples of the parts by their weights; `train` draws more of the beginnings, where the config says so."""
+    """Samples of the parts by their weights; `train` draws more of beginnings and corrections, as the config says."""
     weights = [weight for weight in parts.values() if weight is not None]
     return SampleStream(
         list(parts),
@@ -100,6 +100,7 @@ def sample_stream(
         weight_unit=unit,
         start_fraction=config.data.start_fraction if train else 0.0,
         start_steps=config.data.start_steps,
+        operator_fraction=config.data.operator_fraction if train else 0.0,
     )
 
 

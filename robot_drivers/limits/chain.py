@@ -28,6 +28,8 @@ class LimitSettings:
     tracking_rad: float = 0.3  # distance from the set-point that counts as stuck; inf: do not look
     tracking_s: float = 0.25  # for this long
     approach_rad_s: float = 0.3  # speed of the first motion until the command is met; inf: no approach
+    residual_m: float = 0.01  # under control eef: a tool that stays farther from its pose is a hold
+    residual_rad: float = 0.05  # the same for its rotation
 
 
 SIMULATED = LimitSettings(approach_rad_s=math.inf)

@@ -13,14 +13,16 @@ from robot_drivers.limits.limit import Change
 
 
 class JumpLimit:
-    """First waypoint within `jump_rad` of the set-point (grippers: `gripper_jump` of their range), and no
-    step between waypoints above 2 v_max dt."""
+    """First waypoint within `jump_rad` of the set-point (grippers: `gripper_jump` of their range; a tool's point:
+    `jump_m`, its rotation: `jump_rad` in each of its six numbers), and no step between waypoints above 2 v_max dt."""
 
     name = "jump"
 
-    def __init__(self, bounds: Bounds, jump_rad: float = 0.35, gripper_jump: float = 0.5) -> None:
+    def __init__(self, bounds: Bounds, jump_rad: float = 0.35, gripper_jump: float = 0.5, jump_m: float = 0.15) -> None:
         span = bounds.high - bounds.low
-        self._first = np.where(bounds.grippers, gripper_jump * span, jump_rad)
+        self._first = np.select(
+            [bounds.grippers, bounds.points, bounds.seen], [gripper_jump * span, jump_m, np.inf], jump_rad
+        )
         self._velocity = bounds.velocity
 
     def check(self, set_point: np.ndarray, waypoints: np.ndarray, step_s: float) -> Change | None:

@@ -26,6 +26,7 @@ class Change(NamedTuple):
     entries: tuple[int, ...]  # entries of the native vector that it concerns
     amount: float  # largest change in rad or gripper units; where nothing was changed, see the limit
     verdict: Verdict = "limited"  # "hold": brake and stand this tick; "fault": the same until reset
+    words: str = ""  # for a person, where names and an amount do not say it
 
 
 class Motion(NamedTuple):

@@ -5,6 +5,7 @@
     /<robot>/<side>/joint_states, /<robot>/<side>/command       see `arm_node.py`
     /<robot>/cameras/<role>/image_raw                           see `camera_node.py`
     /<robot>/reset      std_srvs/Trigger: the next scene, arms at home
+    /<robot>/repeat     std_srvs/Trigger: the same scene again, as it was
     /<robot>/outcome    std_srvs/Trigger: what has been done so far, as JSON in `message`
 
 The arms hold their last target when nobody commands. The scenes of `--seed S` are those of `rdt eval --seed S`, one
@@ -37,17 +38,18 @@ class SimNode:
     def __init__(self, robot: Embodiment, environment: str, task: str | None, seed: int, fps: float) -> None:
         self._environment = lookup(ENVIRONMENTS, environment)
         self._task = TASKS[lookup({name: name for name in self._environment.tasks}, task or self._environment.tasks[0])]
-        self._scene_before = EVALUATION_SEED + seed * SEEDS_PER_RUN - 1  # the first one is that of `rdt eval`
+        self._number = EVALUATION_SEED + seed * SEEDS_PER_RUN  # of the scene; the first one is that of `rdt eval`
         self._frame_ns = round(1e9 / fps)
         self._roles = tuple(robot.cameras)
         self._lock = threading.Lock()
-        self._wanted = 1  # scenes that were asked for; drawing and physics stay in one thread
+        self._wanted = 1  # scenes that were asked for, repeated ones too; drawing and physics stay in one thread
         self._made = 0
         self._sim: SimRobot | None = None
         self._link = Link("sim_robot", namespace=robot.name)
         self._arms = ArmTopicServer(self._link, robot, {side: _Arm(self, side) for side in robot.arms})
         self._cameras = CameraTopicServer(self._link, self._roles)
-        self._link.node.create_service(Trigger, "reset", self._reset)
+        self._link.node.create_service(Trigger, "reset", lambda _, answer: self._make(answer, self._number + 1))
+        self._link.node.create_service(Trigger, "repeat", lambda _, answer: self._make(answer, self._number))
         self._link.node.create_service(Trigger, "outcome", self._outcome)
         self._now_ns = time.monotonic_ns()
         self.closing = threading.Event()
@@ -89,20 +91,22 @@ class SimNode:
 
     def _scene(self) -> SimRobot:
         if self._made < self._wanted:
-            scene = self._scene_before + self._wanted
-            sim = SimRobot(self._task.name, scene, distribution=self._environment.distribution)
+            wanted = self._wanted
+            sim = SimRobot(self._task.name, self._number, distribution=self._environment.distribution)
             with self._lock:
-                before, self._sim, self._made = self._sim, sim, self._wanted
+                before, self._sim, self._made = self._sim, sim, wanted
             if before:
                 before.close()
         return self.sim
 
-    def _reset(self, _: Any, answer: Any) -> Any:
+    def _make(self, answer: Any, number: int) -> Any:
+        """Ask for a scene, and wait for it."""
+        self._number = number  # before it is wanted: the thread that draws reads it then
         wanted = self._wanted = self._wanted + 1
         until = time.monotonic() + 10.0
         while self._made < wanted and time.monotonic() < until:
             time.sleep(0.01)
-        answer.success, answer.message = self._made >= wanted, f"scene {self._scene_before + wanted}"
+        answer.success, answer.message = self._made >= wanted, f"scene {number}"
         return answer
 
     def _outcome(self, _: Any, answer: Any) -> Any:
@@ -110,7 +114,7 @@ class SimNode:
             sim = self.sim
             done = {
                 "task": self._task.name,
-                "scene": self._scene_before + self._made,
+                "scene": self._number,
                 "success": sim.strict_success(),
                 "benchmark_success": sim.highest_reward == 4,
                 "seconds": sim.now_ns * 1e-9,

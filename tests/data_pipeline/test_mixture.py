@@ -112,6 +112,15 @@ def test_starts_are_drawn_in_unit_episode_too():
     assert early == pytest.approx(0.25 + 0.75 * (8 * 6 / 40 + 4) / 12, abs=0.03)
 
 
+def test_chosen_steps_get_their_share_of_a_store_that_has_some():
+    chosen = [[[], [7, 30]], [[]]]
+    mixture = Mixture([[10, 40], [50]], seed=0, chosen_fraction=0.25, chosen_steps=chosen)
+    places = Counter(mixture.locate(i) for i in range(4096))
+    assert sum(count for place, count in places.items() if place.store == 0) == 2048
+    share = [places[Place(0, 1, step)] / 2048 for step in (7, 30)]
+    assert share == pytest.approx([0.125 + 0.75 / 50] * 2, abs=0.01)
+
+
 def test_substitutes_are_other_places_by_index_and_attempt():
     mixture = Mixture([[500], [300]], seed=3)
     places = [mixture.substitute(index, attempt) for index in range(50) for attempt in (1, 2, 3)]
@@ -148,6 +157,10 @@ def test_the_order_is_fixed_for_good():
         ({"episode_lengths": [[3]], "weight_unit": "episode", "visit_lengths": [[4]]}, "at most all of them"),
         ({"episode_lengths": [[3]], "start_fraction": 1.5}, "start_fraction must be in"),
         ({"episode_lengths": [[3]], "start_steps": 0}, "start_steps at least 1"),
+        (
+            {"episode_lengths": [[3]], "start_fraction": 0.5, "chosen_fraction": 0.6},
+            "leave start_fraction 0.5 its share",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):

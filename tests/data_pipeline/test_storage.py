@@ -224,16 +224,18 @@ def test_the_sources_own_columns_come_back(tmp_path, robot, episode):
 def test_what_is_said_of_single_steps_comes_back(tmp_path, robot, episode):
     valid, phrase = np.arange(9) < 7, np.arange(9) % 2
     with EpisodeStore.create(tmp_path / "store", robot) as store:
-        store.add(episode(name="a", action_valid=valid, instruction_weights=(0.9, 0.1)))
+        actor = np.arange(9) % 3
+        store.add(episode(name="a", action_valid=valid, instruction_weights=(0.9, 0.1), actor_of_step=actor))
         store.add(episode(name="b", image_masks={"external": ~valid}, instruction_of_step=phrase), max_steps=4)
         store.add(episode(name="c", action_valid=np.ones(9, bool)))
         for _ in range(2):  # staged, then joined
             first, second, third = store
             np.testing.assert_array_equal(first.action_valid, valid)
+            np.testing.assert_array_equal(first.actor_of_step, actor)
             np.testing.assert_array_equal(second.image_masks["external"], ~valid)
             np.testing.assert_array_equal(second.instruction_of_step, phrase)
             assert (first.image_masks, first.instruction_of_step, first.instruction_weights) == ({}, None, (0.9, 0.1))
-            assert (second.action_valid, second.instruction_weights) == (None, ())
+            assert (second.action_valid, second.actor_of_step, second.instruction_weights) == (None, None, ())
             assert (third.image_masks, third.action_valid) == ({}, None)
             assert [entry.max_steps for entry in store.entries] == [None, 4, None]
             store.flush()

@@ -128,3 +128,14 @@ def test_a_sample_is_described_by_where_it_comes_from(store):
     stream = SampleStream([store], seed=3, horizon=4)
     _, episode, step = stream.mixture.locate(11)
     assert stream.describe(11) == f"sample 11 ({Path(store.path)}, episode 'e{episode}', step {step})"
+
+
+def test_steps_at_which_a_person_acted_are_drawn_more_often(tmp_path, robot, episode):
+    actor = np.ones(9, dtype=np.int64)
+    actor[3:5] = 2
+    with EpisodeStore.create(tmp_path / "store", robot) as store:
+        store.add(episode(name="plain"))
+        store.add(episode(name="corrected", actor_of_step=actor))
+    for limit in (0, store.decoded_bytes):
+        stream = SampleStream([store], seed=0, horizon=4, operator_fraction=1.0, decoded_cache_bytes=limit)
+        assert {stream.mixture.locate(index) for index in range(50)} == {Place(0, 1, 3), Place(0, 1, 4)}

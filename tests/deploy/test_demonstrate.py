@@ -3,8 +3,10 @@
 Run: pytest tests/deploy/test_demonstrate.py
 """
 
+import json
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
-from deploy.demonstrate import Demonstrations, keyboard, lead
+from deploy.demonstrate import Demonstrations, Services, lead
 from deploy.realtime.follow import APPROACHING, NOBODY, FollowLoop, Leader
 from deploy.realtime.recorder import Recorder, RecordTo
 from deploy.realtime.replay import load_episode
@@ -121,13 +123,63 @@ def test_whatever_ends_it_half_a_demonstration_is_not_kept(shown, monkeypatch, h
     assert not list(folder.glob("*.mcap"))
 
 
+def test_an_episode_is_kept_as_a_failure(shown):
+    demonstrations, folder, _, _ = shown
+    press(demonstrations, "s", lambda: demonstrations.is_recording, after(0.5), "f")
+    assert judgement(folder) is False
+
+
+def judgement(folder):
+    """Success of the only episode there is."""
+    from mcap.reader import make_reader
+
+    (path,) = folder.glob("*.mcap")
+    with path.open("rb") as file:
+        records = list(make_reader(file).iter_metadata())
+    return json.loads(next(record.metadata["success"] for record in records if "success" in record.metadata))
+
+
+def test_services_give_the_same_orders_and_answer_what_became_of_them(shown, monkeypatch):
+    pytest.importorskip("rclpy", reason="needs the extra `ros2`")
+    from robot_drivers.messages import Link, SetBool, Trigger
+
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(101 + os.getpid() % 100))
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    demonstrations, folder, _, _ = shown
+    answers = []
+
+    def ask():
+        with Link("foot_switch") as link:
+            answers.append(link.call(Trigger, "/rdt_record/discard_episode", timeout_s=30.0))
+            answers.append(link.call(Trigger, "/rdt_record/begin_episode", timeout_s=30.0))
+            wait_for(lambda: demonstrations.is_recording)
+            time.sleep(0.5)
+            answers.append(link.call(SetBool, "/rdt_record/end_episode", SetBool.Request(data=False), 60.0))
+
+    asking = threading.Thread(target=ask)
+    until = time.monotonic() + PATIENCE_S
+
+    def key(seconds):
+        assert time.monotonic() < until, "it did not come about"
+        time.sleep(seconds)
+        return "" if asking.is_alive() else "q"
+
+    with Services(demonstrations) as services:
+        asking.start()
+        lead(demonstrations, key, services)
+    assert [answer.success for answer in answers] == [False, True, True]
+    assert [answer.message for answer in answers[:2]] == ["there is no episode to discard", "the arms go to the leader"]
+    assert "episode_0000.mcap" in answers[2].message
+    assert judgement(folder) is False
+
+
 def test_after_an_emergency_stop_the_reason_is_said_until_it_is_reset(shown):
     demonstrations, _, said, _ = shown
     supervisor = demonstrations._supervisor
     supervisor.estop()
     wait_for(is_in(supervisor, "fault"))
-    demonstrations.start()
-    assert said == ["the arms hold: emergency stop; r resets"]
+    press(demonstrations, "s")
+    assert said == ["the arms hold: emergency stop; reset them first"]
     press(demonstrations, "r", is_in(supervisor, "hold"), "s", lambda: demonstrations.is_recording)
 
 
@@ -177,13 +229,3 @@ def test_a_leader_with_other_joints_is_refused():
     del raw["arms"]["left"]
     with pytest.raises(ValueError, match="other slots"):
         Leader(Embodiment.from_dict(raw), SIM, open_motor)
-
-
-def test_keys_come_one_by_one_and_the_end_of_the_input_is_the_end(monkeypatch):
-    there, here = os.pipe()
-    os.write(here, b"s d")
-    os.close(here)
-    with os.fdopen(there) as pipe:
-        monkeypatch.setattr("sys.stdin", pipe)
-        with keyboard() as key:
-            assert [key(0.1) for _ in range(4)] == ["s", " ", "d", "q"]

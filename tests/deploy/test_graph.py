@@ -2,13 +2,12 @@
 
 import runpy
 import xml.etree.ElementTree as ET
-from importlib.resources import files
 
 import pytest
 
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
-from deploy.graph import POLICY_MODULE, SIM_MODULE, dds_profile, node_graph, over_topics, uses_ros
+from deploy.graph import POLICY_MODULE, ROS_PACKAGE, SIM_MODULE, dds_profile, node_graph, over_topics, uses_ros
 
 
 def robot(name: str) -> Embodiment:
@@ -51,7 +50,7 @@ def test_the_launch_file_starts_the_graph_and_declares_what_it_takes():
     from launch import LaunchContext
     from launch.actions import DeclareLaunchArgument, OpaqueFunction
 
-    said = runpy.run_path(str(files("deploy") / "launch" / "bimanual.launch.py"))
+    said = runpy.run_path(str(ROS_PACKAGE / "launch" / "bimanual.launch.py"))
     description, context = said["generate_launch_description"](), LaunchContext()
     declared = [entity for entity in description.entities if isinstance(entity, DeclareLaunchArgument)]
     assert {entity.name for entity in declared} == set(said["ARGUMENTS"])

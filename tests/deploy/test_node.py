@@ -41,6 +41,12 @@ class Session:
     def reset(self):
         self.orders.append("reset")
 
+    def choose(self, number):
+        self.orders.append(f"choose {number}")
+
+    def lead(self, leads):
+        self.orders.append(f"lead {leads}")
+
     def status(self):
         return {"mode": "hold", "why": ""}
 
@@ -80,6 +86,18 @@ def test_a_button_on_a_topic_stops_and_forbids_the_reset_while_it_is_pressed(nod
         assert time.monotonic() < until, "the button was not heard"
     assert node._set_estop(SetBool.Request(data=False), SetBool.Response()).success
     assert node.session.orders[-1] == "reset"
+
+
+@pytest.mark.parametrize("other", [True, False])
+def test_a_service_chooses_which_of_two_policies_acts(node, other):
+    assert node._set_against(SetBool.Request(data=other), SetBool.Response()).success
+    assert node.session.orders == [f"choose {int(other)}"]
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_service_takes_over_and_gives_back(node, leads):
+    assert node._take_over(SetBool.Request(data=leads), SetBool.Response()).success
+    assert node.session.orders == [f"lead {leads}"]
 
 
 class SlowDisk:

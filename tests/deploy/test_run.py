@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import json
 import os
 import signal
 import socket
@@ -21,85 +22,23 @@ from data_pipeline.schema.registry import find_config
 from deploy.arguments import add_viewing_options, viewing_words
 from deploy.cli import main
 from deploy.graph import NodeProcess
-from deploy.realtime.recorder import ANSWER_S, Recorded
+from deploy.realtime.recorder import ANSWER_S
 from deploy.realtime.spec import run_spec
-from deploy.run import Processes, RosEpisodes, RosOrders, ask_before_moving, run_trials
+from deploy.run import Processes, RosEpisodes, RosOrders, ask_before_moving
 from robot_drivers.limits.chain import SIMULATED
 from tests.deploy.realtime.parts import blind_robot, runs, wait_for
 
 
-class Robot:
-    """Told what to do, it writes it down; the person or the simulator judges."""
-
-    def __init__(self, judgements=None):
-        self.heard, self._judgements = [], judgements
-
-    def start(self):
-        self.heard.append("start")
-
-    def stop(self):
-        self.heard.append("stop")
-
-    def next_scene(self):
-        self.heard.append("scene")
-
-    def outcome(self):
-        return None if self._judgements is None else {"success": self._judgements.pop(0), "scene": len(self.heard)}
-
-    def check(self):
-        pass
+def test_policies_are_compared_by_trials(capsys):
+    words = ["run", "piper_pair", "runs/x", "--against", "runs/y", "--instruction", "lift the cup", "--yes"]
+    assert main(words) == 1
+    assert "how many pairs of them with --trials N" in capsys.readouterr().err
 
 
-def test_each_trial_has_a_scene_a_run_and_a_stand():
-    robot = Robot([True, False])
-    trials = run_trials(robot, 2, 0.0)
-    assert robot.heard == ["scene", "start", "stop"] * 2
-    assert [trial.success for trial in trials] == [True, False]
-
-
-class Episodes:
-    """Writes down what it is asked to record."""
-
-    def __init__(self, heard, path="x.mcap"):
-        self._heard, self._path = heard, path
-
-    def begin(self, *, trial=1):
-        self._heard.append(f"begin {trial}")
-        return Recorded(self._path, "recording" if self._path else "not recorded: the disk is full")
-
-    def pause(self):
-        self._heard.append("pause")
-
-    def end(self, *, success):
-        self._heard.append(f"end {success}")
-        return Recorded(self._path, "x.mcap: 10 s" if self._path else "not recorded: the disk is full")
-
-
-def test_a_trial_is_an_episode_from_before_the_start_to_the_stand_with_its_judgement():
-    robot = Robot()
-    run_trials(robot, 1, 0.0, ask=lambda _: False, sleep=lambda _: None, episodes=Episodes(robot.heard))
-    assert robot.heard == ["scene", "begin 1", "start", "stop", "pause", "end False"]
-
-
-def test_a_recording_that_fails_is_told_and_the_trials_go_on(capsys):
-    robot = Robot([True, True])
-    trials = run_trials(robot, 2, 0.0, sleep=lambda _: None, episodes=Episodes([], path=""))
-    assert [trial.success for trial in trials] == [True, True]
-    assert "disk is full" in capsys.readouterr().err
-
-
-def test_a_person_judges_where_nobody_else_can():
-    asked = []
-    trials = run_trials(Robot(), 2, 0.0, ask=lambda question: asked.append(question) or len(asked) == 2)
-    assert [trial.success for trial in trials] == [False, True]
-    assert "trial 2: did it succeed?" in asked[1]
-
-
-def test_a_robot_that_ends_ends_the_trials():
-    robot = Robot([True])
-    robot.check = lambda: (_ for _ in ()).throw(RuntimeError("rdt_policy has ended"))
-    with pytest.raises(RuntimeError, match="has ended"):
-        run_trials(robot, 1, 10.0)
+def test_a_policy_that_is_corrected_is_not_compared(capsys):
+    words = ["run", "piper_pair", "runs/x", "--against", "runs/y", "--trials", "2", "--leader", "piper_pair"]
+    assert main([*words, "--instruction", "lift the cup", "--yes"]) == 1
+    assert "give --against or --leader" in capsys.readouterr().err
 
 
 def test_a_real_robot_has_to_be_told_what_to_do(capsys):
@@ -219,7 +158,9 @@ def test_a_scene_is_laid_out_while_nobody_repeats_the_last_target_of_the_one_bef
         orders.next_scene()
         del asked[:]
         orders.next_scene()
-    assert asked == ["/rdt_policy/reset", "/sim_bimanual/reset", "/rdt_policy/reset"]
+        orders.same_scene()
+    assert asked[:3] == ["/rdt_policy/reset", "/sim_bimanual/reset", "/rdt_policy/reset"]
+    assert asked[3:] == ["/rdt_policy/reset", "/sim_bimanual/repeat", "/rdt_policy/reset"]
 
 
 def test_the_end_of_processes_is_deaf_to_signals(tmp_path):
@@ -279,3 +220,52 @@ if __name__ == "__main__":
     process.stdout.read()
     assert process.wait(60) == exit_code
     wait_for(lambda: not any(runs(child) for child in children))
+
+
+def test_two_policies_of_a_robot_without_ros_are_compared_by_the_person_who_watches(tmp_path):
+    """The first one leans up and the second one down: the recordings prove who acted."""
+    reader = pytest.importorskip("mcap.reader", reason="needs the extra mcap")
+    decoder = pytest.importorskip("mcap_ros2.decoder", reason="needs the extra mcap")
+    pytest.importorskip("rosbags", reason="needs the extra mcap")
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(blind_robot().to_dict()))
+    words = ["--against", "runs/down", "--trials", "2", "--seconds", "2.5", "--json", str(tmp_path / "found.json")]
+    program = f"""
+import sys
+from deploy.cli import main
+from deploy.realtime import spec
+from deploy.realtime.inference import BackendSpec
+from deploy.realtime.supervisor import RunSpec
+
+def toy(robot, *_):
+    parts = "tests.deploy.realtime.parts"
+    down = BackendSpec(parts + ":open_leaning", {{"step_rad": -0.01}})
+    return RunSpec(robot, parts + ":open_leaning", against=down, open_arm=parts + ":open_motor")
+
+if __name__ == "__main__":
+    spec.run_spec = toy
+    sys.exit(main(["run", {str(tmp_path / "robot.yaml")!r}, "runs/up", "--instruction", "lean", "--yes", "--no-page",
+                   "--record", {str(tmp_path / "recordings")!r}, *{words!r}]))
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        input="y\nn\ny\ny\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 0, process.stderr
+    blind, _, told = process.stdout.partition("trial 4/4: success")
+    assert "runs/up" not in blind
+    assert "runs/down" not in blind
+    assert "A was runs/up, in trials" in told
+    trials = json.loads((tmp_path / "found.json").read_text())["trials"]
+    assert [trial["success"] for trial in trials] == [True, False, True, True]
+    for trial in trials:
+        with (tmp_path / "recordings" / f"episode_000{trial['number'] - 1}.mcap").open("rb") as file:
+            found = reader.make_reader(file, decoder_factories=[decoder.DecoderFactory()])
+            notes = {key: json.loads(text) for one in found.iter_metadata() for key, text in one.metadata.items()}
+            wanted = [message.position[0] for *_, message in found.iter_decoded_messages(topics=["/rdt/planned"])]
+        assert notes["checkpoint"] == trial["policy"] != notes["compared_with"]
+        assert (notes["trial"], notes["success"]) == (trial["number"], trial["success"])
+        assert (wanted[-1] > wanted[0]) is (trial["policy"] == "runs/up")

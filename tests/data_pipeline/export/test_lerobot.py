@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from data_pipeline.export import lerobot
 from data_pipeline.export.exports import export
-from data_pipeline.export.lerobot import ANNOTATION, VideoCoding, export_lerobot
+from data_pipeline.export.lerobot import ANNOTATION, VideoCoding, _modality, export_lerobot
+from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.sources.lerobot import LeRobotSource
 from data_pipeline.sources.raw import RawEpisode
 from data_pipeline.storage import EpisodeStore
@@ -129,6 +131,17 @@ def test_the_gr00t_flavour_names_the_parts(tmp_path, store):
     assert set(read(tmp_path / "out")[1].fields[ANNOTATION]) == {"pick up the cup"}
     with pytest.raises(ValueError, match="GR00T flavour is version v2"):
         export_lerobot(store, tmp_path / "other", gr00t=True)
+
+
+def test_the_gr00t_flavour_names_tools_where_a_robot_is_told_their_poses(store):
+    raw = store.embodiment.to_dict()
+    robot = Embodiment.from_dict({**raw, "control": "eef"})
+    parts = _modality(SimpleNamespace(embodiment=robot), ())["action"]
+    assert parts == {
+        "right_tool": {"start": 0, "end": 9},
+        "right_gripper": {"start": 9, "end": 10},
+        "right_arm": {"start": 10, "end": 12},
+    }
 
 
 def test_the_store_itself_keeps_every_rule(store):

@@ -460,3 +460,19 @@ def test_what_an_explanation_says():
         "notes: Made up.",
     ):
         assert part in text, part
+
+
+def test_who_acts_is_kept_with_the_action_that_he_gave():
+    words = np.array(["policy"] * 6 + ["", "nobody"] + ["operator"] * 4, dtype=object)
+    found = one(arm(actor="who"), record(fields={"who": words})).episode
+    assert found.actor_of_step.tolist() == [1] * 5 + [0, 0] + [2] * 5  # an action is the state that follows
+    assert one(arm(actor="who"), record()).episode.actor_of_step is None
+    assert one(arm(), record(fields={"who": words})).episode.actor_of_step is None
+
+
+def test_an_actor_that_nobody_knows_is_refused():
+    fault = refused(arm(actor="who"), record(fields={"who": np.array(["robot"] * STEPS, dtype=object)}))
+    assert fault.kind == "bad_value"
+    assert "who says ['robot'], expected ['nobody', 'policy', 'operator']" in fault.message
+    with pytest.raises(ValueError, match=r"actor: .*'task'"):
+        Mapping.from_dict(arm(actor="tusk"), SPECS)

@@ -241,3 +241,53 @@ def test_a_robot_is_simulated_only_if_all_of_it_is():
     assert Embodiment.from_dict(raw).is_simulated
     raw["arms"]["left"]["driver"] = "viperx"
     assert not Embodiment.from_dict(raw).is_simulated
+
+
+def _eef() -> dict:
+    raw = yaml.safe_load(TWO_JOINTS)
+    raw["control"] = "eef"
+    for joint in raw["arms"]["right"]["joints"]:
+        del joint["slot"]
+    return raw
+
+
+def test_under_control_eef_native_vectors_are_tool_poses():
+    robot = Embodiment.from_dict(_eef())
+    assert robot.native_names[:3] == ("right_x", "right_y", "right_z")
+    assert robot.native_names[-1] == "right_gripper"
+    assert robot.slots.tolist() == [*range(30, 39), 10]
+    native = np.arange(10, dtype=np.float64)
+    vector, _ = robot.to_unified(native, "action")
+    np.testing.assert_allclose(vector[30:39], native[:9])
+    np.testing.assert_allclose(robot.from_unified(vector), native, atol=1e-6)
+    assert Embodiment.from_dict(robot.to_dict()) == robot
+
+
+def test_the_motors_of_a_robot_under_eef_are_told_joints():
+    robot = Embodiment.from_dict(_eef())
+    assert robot.motors.native_names == ("right_a", "right_b", "right_gripper")
+    assert robot.motors.slots.tolist() == [0, 1, 10]
+    joints = Embodiment.from_dict(yaml.safe_load(TWO_JOINTS))
+    assert joints.motors is joints
+
+
+def test_joints_with_slots_are_part_of_what_a_policy_sees():
+    robot = Embodiment.from_dict({**yaml.safe_load(TWO_JOINTS), "control": "eef"})
+    assert robot.native_names[-3:] == ("right_gripper", "right_a", "right_b")
+    assert robot.slots.tolist() == [*range(30, 39), 10, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (_set("control", "joint"), r"joints lack a slot: \['a', 'b'\]"),
+        (_set("arms.right.joints.0.slot", "arm_joint_0_pos"), r"joints lack a slot: \['b'\].*all of an arm's"),
+        (_set("arms.right.joints", []), "no joints to bring its tool anywhere"),
+        (_set("arms.right.gripper.slot", "eef_pos_x"), "used twice.*right's tool.*gripper"),
+    ],
+)
+def test_what_control_and_slots_must_agree_on(edit, message):
+    raw = _eef()
+    edit(raw)
+    with pytest.raises(ValueError, match=message):
+        Embodiment.from_dict(raw)

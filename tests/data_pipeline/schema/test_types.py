@@ -94,6 +94,7 @@ def test_the_last_stamp_does_not_drift():
         ({"instruction_weights": (1.0,)}, "instruction_weights must be 2 chances"),
         ({"instruction_weights": (0.9, 0.2)}, "instruction_weights must be 2 chances"),
         ({"instruction_of_step": np.full(9, 2)}, "instruction_of_step must count its 2 instructions"),
+        ({"actor_of_step": np.full(9, 3)}, "actor_of_step must count .*operator"),
     ],
 )
 def test_what_an_episode_says_of_its_steps_is_checked(episode, wrong, message):

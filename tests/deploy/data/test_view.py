@@ -40,6 +40,7 @@ def store(tmp_path):
         instructions=("take the cup", "put it <down>"),
         instruction_weights=(0.75, 0.25),
         instruction_of_step=(np.arange(STEPS) > 50).astype(np.int64),
+        actor_of_step=np.where(np.arange(STEPS) < 50, 1, 2),
     )
     with EpisodeStore.create(tmp_path / "store", None, robot_type="arm") as made:
         made.add(demonstration("cups/0", 0))
@@ -58,6 +59,7 @@ def test_the_page_holds_the_episode(store):
     assert (data["steps"], data["rate_hz"], data["stride"]) == (STEPS, 20.0, 1)
     assert data["instructions"] == ["take the cup", "put it <down>"] and data["instruction_of_step"][51] == 1
     assert data["invalid"] == [[STEPS - 4, STEPS - 1]]
+    assert f"nobody 0, policy 50, operator {STEPS - 50} steps" in html
     groups = {group["title"]: group for group in data["groups"]}
     assert list(groups) == [
         "Right arm, joints",

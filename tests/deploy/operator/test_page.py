@@ -52,12 +52,14 @@ def client(page):
 def test_orders_reach_the_arms_and_the_state_says_so(client, supervisor):
     state = client.state()
     assert state["mode"] == "hold" and state["instruction"] == "lean up"
+    assert state["actor"] == "nobody"
     assert state["joints"]["chunk"] is None
     assert client.order("/start")[0].status == 200
     wait_for(lambda: client.state()["joints"]["measured"][-1][0] > 0.1)
     wait_for(lambda: client.state()["inference"]["latency_ms"] is not None)
     state = client.state()
     assert state["mode"] == "run"
+    assert state["actor"] == "policy"
     names = state["joints"]["names"]
     assert names == list(supervisor.spec.robot.native_names)
     assert state["joints"]["units"][0] == "rad" and state["joints"]["units"][-1] == "opening"

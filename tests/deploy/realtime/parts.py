@@ -88,7 +88,7 @@ class Leaning:
             raise RuntimeError("the network is ill")
         time.sleep(self._options.get("seconds", 0.0))
         start = self._robot.from_unified(observation.state)
-        rows = start + STEP_RAD * np.arange(1, HORIZON + 1)[:, None]
+        rows = start + self._options.get("step_rad", STEP_RAD) * np.arange(1, HORIZON + 1)[:, None]
         actions, mask = self._robot.to_unified(rows, "action")
         return ActionChunk(observation.stamp_ns, observation.control_hz, actions.astype(np.float32), mask)
 

@@ -23,6 +23,7 @@ from deploy.realtime.control import ControlProcess, ControlSpec
 from deploy.realtime.memory import Ring
 from robot_drivers.bimanual import Bimanual
 from robot_drivers.limits.chain import LimitSettings
+from robot_drivers.limits.limit import Change
 from robot_drivers.types import ArmState
 from tests.deploy.realtime.parts import runs, wait_for
 from tests.robots import bimanual
@@ -241,6 +242,22 @@ def test_an_answer_that_comes_after_an_emergency_stop_moves_nothing(rig):
     assert rig.mode is Mode.FAULT
 
 
+def test_an_answer_to_what_was_asked_before_a_new_start_is_no_part_of_it(rig):
+    """It may be another policy's."""
+    moving(rig)
+    rig.answers = "none"
+    rig.run(30)
+    late = rig.process._request_number
+    rig.say(wanted=records.HOLD)
+    rig.run(40)
+    rig.answers = "chunks"
+    rig.start()
+    rig.reply(late)
+    rig.process.tick(rig.now_ns + TICK)
+    assert rig.mode is Mode.RUN
+    assert rig.why() == "no plan yet"
+
+
 def test_after_an_emergency_stop_only_reset_and_start_move_and_gently(rig):
     moving(rig)
     emergency_stop(rig)
@@ -347,3 +364,11 @@ def test_a_supervisor_killed_while_the_network_loads_leaves_no_process(tmp_path)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     wait_for(lambda: not any(runs(child) for child in children))
+
+
+def test_a_report_with_words_of_its_own_is_told_by_them(rig, monkeypatch):
+    moving(rig)
+    far = Change("reach", (0, 1), 0.2, "hold", "the left tool stays 0.200 m and 0.10 rad from its pose")
+    monkeypatch.setattr(rig.process.body, "command", lambda *_: (far,))
+    rig.run()
+    assert rig.why() == "run; reach hold: the left tool stays 0.200 m and 0.10 rad from its pose"

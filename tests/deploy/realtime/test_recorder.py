@@ -142,7 +142,7 @@ def drive(robot: Robot, seconds: float = 4.0):
 @pytest.fixture(scope="module")
 def recorded(robot, tmp_path_factory):
     """An episode, recorded in a process of its own: (where to, answer)."""
-    to = RecordTo(SIM, tmp_path_factory.mktemp("recorder") / "demos", {"checkpoint": "runs/x"})
+    to = RecordTo(SIM, tmp_path_factory.mktemp("recorder") / "demos", policies=("runs/x",))
     recorder = Recorder(to, robot.specs())
     robot.live(time.monotonic_ns(), 0.0)
     assert recorder.begin(trial=3).words == "recording"
@@ -202,13 +202,27 @@ def test_actions_are_the_commands_that_were_meant_for_later_and_pictures_are_of_
 
 def test_metadata_say_what_was_recorded(recorded):
     _, answer = recorded
-    with Path(answer.path).open("rb") as file:
-        found = {
-            k: json.loads(v) for record in reader.make_reader(file).iter_metadata() for k, v in record.metadata.items()
-        }
+    found = metadata_of(Path(answer.path))
     assert (found["success"], found["trial"], found["checkpoint"]) == (True, 3, "runs/x")
     assert Embodiment.from_dict(found["robot_yaml"]) == SIM
     assert found["stopped_ns"] > found["started_ns"]
+
+
+def test_an_episode_names_the_policy_that_acts_and_the_one_that_it_is_compared_with(robot, tmp_path):
+    to = RecordTo(SIM, tmp_path, policies=("runs/old", "runs/new"))
+    live, begin, end = drive(robot, 0.1), ("begin", {}), ("end", {})
+    other = lambda number: lambda: robot.write("orders", policy=number, instruction=b"lean up")  # noqa: E731
+    pipe = Told(other(1), begin, live, end, other(0), begin, live, end, ("close", {}))
+    RecorderProcess(to, robot.specs(), pipe).run()
+    named = [metadata_of(tmp_path / f"episode_000{number}.mcap") for number in (0, 1)]
+    assert [found["checkpoint"] for found in named] == ["runs/new", "runs/old"]
+    assert [found["compared_with"] for found in named] == ["runs/old", "runs/new"]
+
+
+def metadata_of(path: Path) -> dict:
+    with path.open("rb") as file:
+        records = list(reader.make_reader(file).iter_metadata())
+    return {key: json.loads(value) for record in records for key, value in record.metadata.items()}
 
 
 def run(robot: Robot, folder: Path, *words) -> Told:

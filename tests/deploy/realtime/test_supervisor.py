@@ -15,6 +15,7 @@ import pytest
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config, read_yaml
 from deploy.loop import LoopSettings
+from deploy.realtime.inference import BackendSpec
 from deploy.realtime.records import get_frame, text
 from deploy.realtime.supervisor import RunSpec, Supervisor
 from robot_drivers.types import CameraFrame
@@ -39,13 +40,14 @@ def open_session(fault):
         while not stopping.wait(0.02):
             supervisor.push_frame(CameraFrame("external", picture, time.monotonic_ns()))
 
-    def make(*, film: bool = True, handover: str = "blend", **options) -> Supervisor:
+    def make(*, film: bool = True, handover: str = "blend", against: dict | None = None, **options) -> Supervisor:
         robot = Embodiment.from_yaml(find_config("robots", "sim_bimanual"))
         spec = RunSpec(
             robot=robot,
             open_arm=f"{PARTS}:open_motor",
             open_backend=f"{PARTS}:open_leaning",
             backend_options=options,
+            against=None if against is None else BackendSpec(f"{PARTS}:open_leaning", against),
             settings=LoopSettings(interpolation="cubic", handover=handover, answer_timeout_s=0.5),
             frame_size=(64, 64),
         )
@@ -97,6 +99,27 @@ def test_an_emergency_stop_holds_until_reset_and_start(open_session):
     wait_for(is_in(supervisor, "hold"))
     supervisor.start()
     wait_for(is_in(supervisor, "run"))
+
+
+def test_of_two_policies_the_chosen_one_acts(open_session):
+    supervisor = open_session(step_rad=0.01, against={"step_rad": -0.01})
+    at = lambda: supervisor.status()["measured"][0]  # noqa: E731
+    supervisor.choose(1)
+    supervisor.start()
+    wait_for(lambda: at() < -0.05)
+    with pytest.raises(ValueError, match="stop it before another one is chosen"):
+        supervisor.choose(0)
+    supervisor.stop()
+    wait_for(is_in(supervisor, "hold"))
+    supervisor.choose(0)
+    low = at()
+    supervisor.start()
+    wait_for(lambda: at() > low + 0.1)
+
+
+def test_one_policy_cannot_be_exchanged(open_session):
+    with pytest.raises(ValueError, match="--against names a second one"):
+        open_session(film=False).choose(1)
 
 
 def test_commands_keep_within_speed_and_acceleration(open_session):

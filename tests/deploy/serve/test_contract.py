@@ -53,6 +53,8 @@ def changed(of: Embodiment, path: str, value) -> Embodiment:
         ("arms.right.joints.0.unit", "deg", "entry 7: the robot has right_waist (right_arm_joint_0_pos, deg"),
         ("arms.right.gripper.state_range", [0.1, 0.9], "right_gripper (right_gripper_joint_0_pos, state 0.1..0.9"),
         ("arms.left.gripper", None, "the robot has 13 native entries, the policy 14"),
+        ("control", "eef", "control: the robot has eef, the policy joint"),
+        ("control", "eef", "entry 0: the robot has left_x (left_eef_pos_x), the policy left_waist ("),
         ("cameras", {}, "camera external: the policy needs it, the robot has none"),
     ],
 )

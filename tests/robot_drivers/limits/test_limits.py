@@ -84,7 +84,7 @@ def test_bounds_of_a_side_that_is_not_there_name_those_that_are():
 def test_finite_holds_once_then_faults():
     limit = FiniteLimit()
     good, bad = np.zeros(3), np.array([0.0, math.nan, math.inf])
-    assert limit.apply(bad, motion())[1][1:] == ((1, 2), 1.0, "hold")
+    assert limit.apply(bad, motion())[1][1:4] == ((1, 2), 1.0, "hold")
     assert limit.apply(good, motion()) == (good, None)
     assert limit.apply(bad, motion())[1].verdict == "hold"
     assert limit.apply(bad, motion())[1].verdict == "fault"
@@ -173,6 +173,17 @@ def test_jump_looks_at_the_first_waypoint_and_between_waypoints():
     leap = smooth.copy()
     leap[2:, 1] += 0.17  # 2 v_max dt = 0.16
     assert limit.check(here, leap, 0.08).entries == (1,)
+
+
+def test_jump_knows_tools_and_leaves_out_what_is_only_seen():
+    bounds = Bounds.of(Embodiment.from_dict({**ROBOT.to_dict(), "control": "eef"}))
+    assert bounds.describe(tuple(np.flatnonzero(bounds.points))) == "left_x, left_y, left_z"
+    assert bounds.describe(tuple(np.flatnonzero(bounds.seen))) == "left_j0, left_j1"
+    limit, here = JumpLimit(bounds, jump_rad=0.35, jump_m=0.15), np.zeros(12)
+    for entry, far in ((0, 0.2), (3, 0.4), (9, 6.0)):
+        assert limit.check(here, far * (np.arange(12) == entry)[None], 0.08).entries == (entry,)
+        assert limit.check(here, 0.6 * far * (np.arange(12) == entry)[None], 0.08) is None
+    assert limit.check(here, 9.0 * (np.arange(12) > 9)[None], 0.08) is None
 
 
 @settings(deadline=None)

@@ -1,6 +1,7 @@
-"""A robot and its policy by ROS 2's own launch, from a checkout or an installation:
+"""A robot and its policy by ROS 2's own launch, by file or from the package that colcon or pip installed:
 
-    ros2 launch deploy/launch/bimanual.launch.py robot:=sim_bimanual policy:=runs/quickstart/checkpoint
+    ros2 launch deploy/ros2/rdt_ros2/launch/bimanual.launch.py robot:=sim_bimanual policy:=runs/quickstart/checkpoint
+    ros2 launch rdt_ros2 bimanual.launch.py robot:=sim_bimanual policy:=runs/quickstart/checkpoint
 
 The processes are those of `deploy/graph.py`, which `rdt run` starts too. The policy's node comes up active and holds;
 `start:=true` lets the arms move, else `ros2 service call /rdt_policy/start std_srvs/srv/Trigger` does.
