@@ -93,7 +93,7 @@ def load_align(path: str | Path, overrides: Sequence[str] = ()) -> AlignConfig:
 def align(config: AlignConfig) -> None:
     """Run all stages that are not done."""
     out, device = Path(config.out), choose_device(config.device)
-    start_folder = _trained_start(config)
+    start_folder = trained_start(config)
     stores = _stores(config, start_folder)
     start = load_checkpoint(start_folder, device)
     start.model.requires_grad_(False)
@@ -191,7 +191,7 @@ def _policy_stage(run: _Run, out: Path) -> None:
         )
     elif config.method == "nca":
         labels = [episode_success(store) for store in run.stores]
-        objective = OutcomePolicy(start.model, config.beta, config.draws)
+        objective = OutcomePolicy(start.model, config.beta, config.draws, config.kind)
     else:
         labels = episode_tasks(run.stores)
         objective = WordsPolicy(start.model, config.beta, config.lambda_, config.draws)
@@ -333,7 +333,7 @@ def _train_config(start: TrainConfig, stage: StageConfig, config: AlignConfig, o
     )
 
 
-def _trained_start(config: AlignConfig) -> Path:
+def trained_start(config: AlignConfig) -> Path:
     """The checkpoint that is aligned; where a shipped training config is named, that one is trained first."""
     name, shipped = config.start_from, shipped_configs("train")
     if Path(name).exists() or name not in shipped:

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from data_pipeline.schema.registry import unknown_name
 from deploy.rollouts import RolloutConfig
+from rdt.alignment.chunks import OutcomeKind
 from rdt.train.config import OptimConfig
 
 Method = Literal["sfbc", "cep", "eda", "nca", "cca", "srpo"]
@@ -70,6 +71,7 @@ class AlignConfig:
     head: HeadSizes = field(default_factory=HeadSizes)  # of cep's energy, and of srpo's student
     imitate: StageConfig = field(default_factory=lambda: _small(1500, 64))  # of srpo: the student's first stage
     policy: StageConfig = field(default_factory=StageConfig)
+    kind: OutcomeKind = "NCA"  # of nca: InfoNCA too, or imitation of successes, to compare with
     train_encoders: bool = True  # of eda, nca and cca: those that trained along with the start train on
     temperature: float = 1.0  # of what the critic says: 1 aims at the policy given that it succeeds, less at more
     beta: float = 1.0  # of log-ratios, in units of the reference's own error; of srpo: weight of the critic

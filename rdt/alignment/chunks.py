@@ -19,7 +19,9 @@ condition. Critics, energies and students read the reference's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -41,6 +43,13 @@ TIMES = (0.02, 0.98)
 """Times that chunks are noised to: at the ends a denoising error says nothing of the chunk, or nothing but rounding."""
 
 Metrics = dict[str, Tensor]
+
+OutcomeKind = Literal["NCA", "InfoNCA", "imitation"]
+_OUTCOME_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "NCA": nca,
+    "InfoNCA": contrastive,
+    "imitation": lambda ratio, label: -(ratio * label).sum(dim=-1).mean(),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,13 +203,15 @@ class OutcomePolicy:
     """NCA over a batch: chunks of successes are its good candidates, those of failures are as good as nothing.
 
     With K the batch and labels y_k / sum y, L = - sum_k label_k log sigmoid(R_k) - mean_k log sigmoid(-R_k): the
-    ratio of a success goes to 1 / P(success), that of a failure to 0, and no success pays for another.
+    ratio of a success goes to 1 / P(success), that of a failure to 0, and no success pays for another. InfoNCA is the
+    same with a softmax over the batch; `imitation`, what both are compared with, makes what succeeded likelier and says
+    nothing else.
     """
 
     reference: VisuomotorPolicy
     beta: float = 1.0
     draws: int = 2
-    kind: str = "NCA"
+    kind: OutcomeKind = "NCA"
 
     def __call__(self, model: VisuomotorPolicy, batch: Batch, generator: SampleGenerator) -> tuple[Tensor, Metrics]:
         draw = generator.torch_generator(batch.sample_index, "alignment")
@@ -209,7 +220,7 @@ class OutcomePolicy:
         assert batch.label is not None
         success = batch.label
         label = success / success.sum().clamp(min=1)
-        loss = {"NCA": nca, "InfoNCA": contrastive}[self.kind](ratio[None], label[None])
+        loss = _OUTCOME_LOSSES[self.kind](ratio[None], label[None])
         told = ratio.detach()
         return loss, {
             "ratio_of_success": (told * label).sum(),
