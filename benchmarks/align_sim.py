@@ -57,7 +57,7 @@ def aligned(method: str, seed: int, env: str, args: argparse.Namespace) -> list[
 def successes(checkpoint: Path, env: str, count: int, file: Path) -> list[bool]:
     """Strict success by scene, from the file where it is known."""
     if file.exists():
-        known = read_json(file, "remove it to measure anew")
+        known = read_json(file, "remove it to measure anew")["success"]
         if len(known) == count:
             return known
     task = TASKS[ENVIRONMENTS[env].tasks[0]]
@@ -67,7 +67,7 @@ def successes(checkpoint: Path, env: str, count: int, file: Path) -> list[bool]:
     ]
     found = [outcome.success for outcome in run_in_workers(checkpoint, Settings(env, count, 0), trials)]
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, found)
+    write_json(file, {"success": found})
     return found
 
 

@@ -304,6 +304,20 @@ def build_parser() -> argparse.ArgumentParser:
     bench_loop.add_argument("--seconds", type=_POSITIVE, default=8, metavar="N", help="of each measurement")
     bench_loop.add_argument("--json", metavar="FILE", help="write the figures there too")
 
+    guidance = bench_commands.add_parser(
+        "guidance",
+        help="alignment in 2-D against the exact answer: SfBC, CEP, EDA, SRPO, with floor, oracle and a picture",
+    )
+    guidance.add_argument(
+        "--sets", metavar="A,B", help="of 8gaussians, swissroll, rings, moons, checkerboard, 2spirals"
+    )
+    guidance.add_argument("--methods", metavar="A,B", help="of sfbc, cep, cep_all_beta, eda, mse, emse, srpo")
+    guidance.add_argument("--seeds", type=_POSITIVE, default=1, metavar="N", help="trainings of everything")
+    guidance.add_argument("--samples", type=_POSITIVE, metavar="N", help="of each method; else 20,000")
+    guidance.add_argument("--quick", action="store_true", help="seconds instead of minutes: nothing is learnt")
+    guidance.add_argument("--out", default="runs/guidance", metavar="DIR", help="folder of the pictures")
+    guidance.add_argument("--json", metavar="FILE", help="write all rows there")
+
     commands.add_parser("doctor", help="versions, devices, rendering, extras: what is missing and how to get it")
     return parser
 

@@ -67,6 +67,7 @@ ALIGNMENT_COMMON = {  # what methods may share
     "nets",
     "objectives",
     "tianshou_bridge",
+    "toy",  # the problems, for what is measured on them
 }
 
 

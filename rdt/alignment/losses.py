@@ -142,8 +142,14 @@ TIME_WEIGHTS: dict[str, TimeWeight] = {
     "sigma^2": lambda alpha, sigma: sigma**2,
     "1": lambda alpha, sigma: torch.ones_like(sigma),
     "alpha/sigma": lambda alpha, sigma: alpha / sigma,
+    "alpha": lambda alpha, sigma: alpha,
 }
-"""Published weights of SRPO's noise levels; the first is its default."""
+"""Weights of SRPO's noise levels: three published ones, the first their default, and ours, which keeps to support."""
+
+
+def blended(first: TimeWeight, last: TimeWeight, share: float) -> TimeWeight:
+    """(1 - share) first + share last: from a smooth objective to the wanted one in the course of training."""
+    return lambda alpha, sigma: (1 - share) * first(alpha, sigma) + share * last(alpha, sigma)
 
 
 def unit_rms(

@@ -11,7 +11,8 @@ in which eps_mu and grad Q are constants. With w = sigma^2 it maximises
 
 The published default leaves out z, which adds variance and no mean. Q is the mean of the twin target critics. The
 result acts in one pass; it is a mode and no distribution, and where beta is small a smoothed one that may lie between
-modes.
+modes: w = alpha, reached from sigma^2 in the course of training (`losses.blended`), keeps it on the support of the 2-D
+benchmark.
 """
 
 from __future__ import annotations
@@ -42,14 +43,19 @@ class SRPO:
     unit_q_gradient: bool = False  # AntMaze
     times: tuple[float, float] = (0.02, 0.98)
     stratified: bool = False
+    draws: int = 1  # of (t, z) a state, averaged
     mask: Float[Tensor, "*#batch action"] | None = None  # of the live dimensions
 
     def __call__(self, model: Policy, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         action = model.act(batch)
         event_ndim = action.ndim - 1
         grad_q = self._grad_q(action, batch)
+        if self.draws > 1:  # an axis of candidates, all of them the action itself
+            action, grad_q = (x[:, None].expand(-1, self.draws, *x.shape[1:]) for x in (action, grad_q))
         at, cond = action.detach(), batch
-        t = draw_times(at.shape[:1], generator, *self.times, stratified=self.stratified, dtype=at.dtype)
+        t = draw_times(
+            at.shape[: at.ndim - event_ndim], generator, *self.times, stratified=self.stratified, dtype=at.dtype
+        )
         noise = normal_like(at, generator)
         noise = noise if self.mask is None else noise * self.mask
         with torch.no_grad():
@@ -62,8 +68,8 @@ class SRPO:
         baseline = noise if self.subtract_noise else None
         loss = srpo_surrogate(action, eps, baseline, grad_q, weight, self.beta, event_ndim)
         # how far the produced action is from what the behaviour would do: stop where it rises
-        error = (eps - noise).square().flatten(1).mean(dim=1)
-        return loss, {"behaviour_error": error.mean(), "grad_q_norm": grad_q.flatten(1).norm(dim=1).mean()}
+        error = (eps - noise).square()
+        return loss, {"behaviour_error": error.mean(), "grad_q_norm": grad_q.flatten(-event_ndim).norm(dim=-1).mean()}
 
     def _grad_q(self, action: Tensor, cond: Any) -> Tensor:
         with torch.enable_grad():

@@ -218,3 +218,39 @@ def guidance_error(
         found = density_eps(learned, at.schedule, x_t, time, cond)
         truth = density_eps(exact, at.schedule, x_t, time, cond)
     return float((found - truth).square().sum() / truth.square().sum())
+
+
+@dataclass(frozen=True, eq=False)
+class ToyProblem:
+    """A set with what is learnt from it and what learning is judged by."""
+
+    name: str
+    pool: Points  # the training data
+    held_out: Points  # as many again, for the truth
+    mixture: Mixture | None  # the closed form, where there is one
+
+    def truth(self, beta: float, n: int, generator: torch.Generator) -> Float[Tensor, "n 2"]:
+        """Exact samples of the tilt, or resampled ones."""
+        if self.mixture is not None:
+            return self.mixture.tilted(beta).sample(n, generator).x
+        return resampled(self.held_out, beta, n, generator)
+
+    def again(self, beta: float, n: int, generator: torch.Generator) -> Float[Tensor, "n 2"]:
+        """The same from other points: its distance to the truth is what statistics leave, the floor."""
+        return resampled(self.pool, beta, n, generator) if self.mixture is None else self.truth(beta, n, generator)
+
+    def energy(self, x: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
+        """The critic of SfBC: what a point is worth, that of its mode or its nearest neighbour."""
+        if self.mixture is not None:
+            mode = self.mixture.nearest_mode(x.reshape(-1, 2)).reshape(x.shape[:-1])
+            return self.mixture.energies[mode]
+        few = Points(self.held_out.x[:2048], self.held_out.energy[:2048])
+        return nearest_energy(x, few)
+
+
+def toy_problem(name: str, pool_size: int = 1_000_000, seed: int = 0) -> ToyProblem:
+    """One of `TOY_SETS`, with two disjoint pools."""
+    draw = TOY_SETS[name]
+    generator = torch.Generator().manual_seed(seed)
+    pool, held_out = draw(pool_size, generator), draw(pool_size, generator)
+    return ToyProblem(name, pool, held_out, eight_gaussians() if name == "8gaussians" else None)
