@@ -27,6 +27,7 @@ from data_pipeline.sources.opening import Opened, open_dataset
 from data_pipeline.sources.raw import Fault, RawEpisode, Shard
 
 MAX_NATIVE_NUMBERS = 1024  # numbers a step above which a source's own field is no vector and is not kept
+SUCCESS_FIELDS = ("episode_metadata/success", "success")  # of a record, where it says how it ended: noted beside it
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,9 @@ class MappedRecordings:
         note: dict[str, Any] = {"dataset": mapped.dataset, "shard": shard, "record": raw.name}
         if len(mapped.steps) != raw.num_steps:
             note["steps"] = [int(mapped.steps[0]), int(mapped.steps[-1]) + 1]
+        for path in SUCCESS_FIELDS:
+            if path in raw.fields:
+                note["success"] = bool(raw.fields[path].reshape(-1)[-1])
         return ReadEpisode(mapped.episode, native, mapped.max_steps, note)
 
 

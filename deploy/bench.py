@@ -1,4 +1,4 @@
-"""`rdt bench`: speed on this machine, as ratios to a baseline measured in the same run."""
+"""`rdt bench`: speed on this machine, as ratios to a baseline measured in the same run; and how exact guidance is."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ BENCHES = {
     "data": "deploy.bench_data:bench",
     "train": "deploy.bench_train:bench",
     "loop": "deploy.bench_loop:bench",
+    "guidance": "deploy.bench_guidance:bench",
 }
 """Word after `rdt bench` -> function of the parsed arguments that prints its table and returns the figures."""
 

@@ -76,11 +76,22 @@ class StaticSampler:
     """
 
     def __init__(
-        self, policy: RDTPolicy, batch: int, buckets: Sequence[int], *, capture: bool, guided: Jacobian | None = None
+        self,
+        policy: RDTPolicy,
+        batch: int,
+        buckets: Sequence[int],
+        *,
+        capture: bool,
+        guided: Jacobian | None = None,
+        candidates: int = 1,
     ) -> None:
-        """Allocate, run once and, with `capture`, record the graphs; under `no_grad`, like all later calls."""
+        """Allocate, run once and, with `capture`, record the graphs; under `no_grad`, like all later calls.
+
+        `candidates` chunks are drawn of each observation, whose projection they share.
+        """
         config = policy.config
         self.batch = batch
+        self.candidates = candidates
         self.guided = guided
         self.buckets = tuple(sorted({min(bucket, config.max_lang_cond_len) for bucket in buckets}))
         pool = torch.cuda.graph_pool_handle() if capture else None
@@ -95,7 +106,7 @@ class StaticSampler:
         self._guided: dict[int, Captured] = {}
         # a scheduler of diffusers looks at the host in every step
         make_loop = partial(Captured, capture=capture and isinstance(policy.sampler, TableSampler), pool=pool)
-        chunk = zeros(config.pred_horizon, config.action_dim, dtype=torch.float32)
+        chunk = zeros(config.pred_horizon, config.action_dim, dtype=torch.float32).repeat(candidates, 1, 1)
         for bucket in self.buckets:
             words = torch.ones(batch, bucket, dtype=torch.bool, device=policy.device)
             language = self._language[bucket] = make(
@@ -140,8 +151,8 @@ class StaticSampler:
         self._bucket, self._condition = bucket, condition
 
     def denoise(
-        self, noise: Float[Tensor, "batch horizon slot"], guidance: Guidance | None = None
-    ) -> Float[Tensor, "batch horizon slot"]:
+        self, noise: Float[Tensor, "batch*candidate horizon slot"], guidance: Guidance | None = None
+    ) -> Float[Tensor, "batch*candidate horizon slot"]:
         """Actions from noise, guided where that was announced; overwritten by the next call."""
         condition = self._condition
         assert condition is not None
@@ -164,6 +175,8 @@ class StaticSampler:
         condition = policy.join_condition(
             language.output, self._images.output, lang_mask, state, action_mask, ctrl_freqs
         )
+        if self.candidates > 1:
+            condition = condition.repeated(self.candidates)
         if not guidance:
             return policy.sample(condition, noise)
         assert self.guided is not None

@@ -21,6 +21,8 @@ COMMANDS = {
     "data": "deploy.data.parser:command",
     "train": "deploy.train:command",
     "eval": "deploy.evaluate:command",
+    "rollout": "deploy.rollouts:command",
+    "align": "deploy.align:command",
     "run": "deploy.run:command",
     "record": "deploy.demonstrate:command",
     "replay": "deploy.replay:command",
@@ -66,6 +68,24 @@ def build_parser() -> argparse.ArgumentParser:
         "--demos", type=_POSITIVE, metavar="N", help="take the config's preset for so many demonstrations"
     )
     train.add_argument("--resume", choices=["auto", "never"], default="never", help="auto: go on where the run stopped")
+
+    rollout = commands.add_parser(
+        "rollout", help="let a policy act in simulation and keep what came of it, with its success, for `rdt align`"
+    )
+    rollout.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
+    rollout.add_argument("--env", required=True, metavar="NAME", help="as of `rdt eval`")
+    rollout.add_argument("--scenes", type=_POSITIVE, default=50, metavar="N", help="of each task (default: 50)")
+    rollout.add_argument("--per-scene", type=_POSITIVE, default=4, metavar="N", help="tries of one scene (default: 4)")
+    rollout.add_argument("--seed", type=_SEED, default=0, metavar="S", help="picks the scenes")
+    rollout.add_argument("--out", required=True, metavar="DIR", help="the episode store to make")
+    _add_device(rollout)
+
+    align = commands.add_parser(
+        "align",
+        help="make a policy better by how its rollouts ended, or by which words it was told",
+        description="Options follow the config: `rdt align nca_sim --policy.steps 500`.",
+    )
+    align.add_argument("config", help="a YAML file, or the name of one in configs/align/")
 
     evaluate = commands.add_parser("eval", help="closed loop in simulation: success with 95 %% intervals, videos, JSON")
     evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
@@ -284,6 +304,20 @@ def build_parser() -> argparse.ArgumentParser:
     bench_loop.add_argument("--seconds", type=_POSITIVE, default=8, metavar="N", help="of each measurement")
     bench_loop.add_argument("--json", metavar="FILE", help="write the figures there too")
 
+    guidance = bench_commands.add_parser(
+        "guidance",
+        help="alignment in 2-D against the exact answer: SfBC, CEP, EDA, SRPO, with floor, oracle and a picture",
+    )
+    guidance.add_argument(
+        "--sets", metavar="A,B", help="of 8gaussians, swissroll, rings, moons, checkerboard, 2spirals"
+    )
+    guidance.add_argument("--methods", metavar="A,B", help="of sfbc, cep, cep_all_beta, eda, mse, emse, srpo")
+    guidance.add_argument("--seeds", type=_POSITIVE, default=1, metavar="N", help="trainings of everything")
+    guidance.add_argument("--samples", type=_POSITIVE, metavar="N", help="of each method; else 20,000")
+    guidance.add_argument("--quick", action="store_true", help="seconds instead of minutes: nothing is learnt")
+    guidance.add_argument("--out", default="runs/guidance", metavar="DIR", help="folder of the pictures")
+    guidance.add_argument("--json", metavar="FILE", help="write all rows there")
+
     commands.add_parser("doctor", help="versions, devices, rendering, extras: what is missing and how to get it")
     return parser
 
@@ -292,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 done, 1 failed with a message; wrong use leaves with 2."""
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
-    if rest and args.command != "train":
+    if rest and args.command not in ("train", "align"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     args.overrides = rest
     try:

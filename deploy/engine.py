@@ -4,7 +4,8 @@ On a GPU everything has a fixed shape: the vision encoder, the projection of the
 the whole denoising loop are CUDA graphs, captured in `warm_up` before the first request. On a CPU, and for batch
 sizes that were not announced, the same code runs eagerly. Serves one robot, or many simulated ones side by side.
 
-Asked with a `Prefix`, it samples what goes on from actions that are already decided (real-time chunking).
+Asked with a `Prefix`, it samples what goes on from actions that are already decided (real-time chunking). A checkpoint
+that was aligned may act by the best of several chunks, by guidance or by a student (`rdt/alignment/acting.py`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from deploy.picture_memory import PictureMemory
 from deploy.prefix import Prefix, align
 from deploy.quantization import GATE, GateReport, Quantization, quantize_weights
 from deploy.stage_times import StageTimes
+from rdt.alignment.acting import FOLDER as HEAD
+from rdt.alignment.acting import Acting, load_acting
 from rdt.batch import Condition, to_device
 from rdt.diffusion.guidance import Guidance, Jacobian, prefix_weights
 from rdt.model.inputs import check_actions, check_condition
@@ -34,6 +37,8 @@ from rdt.model.policy import RDTPolicy
 from rdt.random import SampleGenerator
 from rdt.train.checkpoint import Checkpoint, load_checkpoint
 from rdt.visuomotor import VisuomotorPolicy
+
+_KEYS = 1 << 54  # candidates of one observation draw from keys so far apart
 
 LARGE = 50_000_000
 """Parameters from which on a policy runs in bfloat16 on a GPU unless told otherwise."""
@@ -90,6 +95,7 @@ class InferenceEngine:
             _ = self.policy.solver_table  # raises for a sampler that cannot be guided
             self.policy.requires_grad_(False)  # the backward pass is for the actions alone
         self._guided, self._jacobian = guided, jacobian
+        self._acting = self._open_acting()
         self._capture = self.device.type == "cuda" if capture is None else capture
         if self._capture and self.device.type != "cuda":
             raise ValueError(f"CUDA graphs were asked for on device {str(self.device)!r}: leave `capture` out")
@@ -143,6 +149,7 @@ class InferenceEngine:
                 language_buckets,
                 capture=self._capture,
                 guided=self._jacobian if self._guided else None,
+                candidates=self._candidates,
             )
         if self._pictures is not None:
             if self._capture:
@@ -181,7 +188,7 @@ class InferenceEngine:
             guidance = self._guidance([observation], [prefix], condition)
             noise = self._draw([self._num_calls])
             self._times.mark("encode")
-            actions = self._sample(condition, model.place_noise(noise, condition.action_mask), guidance)
+            actions = self._act(condition, noise, guidance)
             actions = model.condition.unscale_actions(actions, condition.action_mask).cpu()
             self._times.mark("copy")
             self._times.finish()
@@ -198,8 +205,8 @@ class InferenceEngine:
         with torch.no_grad():
             condition = model.condition(model.observe(observations))
             guidance = self._guidance(observations, prefixes or [None] * len(observations), condition)
-            noise = model.place_noise(self._draw(noise_keys), condition.action_mask)
-            actions = model.condition.unscale_actions(self._sample(condition, noise, guidance), condition.action_mask)
+            actions = self._act(condition, self._draw(noise_keys), guidance)
+            actions = model.condition.unscale_actions(actions, condition.action_mask)
             rows = actions.float().cpu().numpy()
         return [self._chunk(observation, row) for observation, row in zip(observations, rows, strict=True)]
 
@@ -241,20 +248,40 @@ class InferenceEngine:
             stamp_ns=0,
         )
 
+    def _act(
+        self,
+        condition: Condition,
+        noise: Float[Tensor, "batch*candidate horizon slot"],
+        guidance: Guidance | None,
+    ) -> Float[Tensor, "batch horizon slot"]:
+        """Actions of a checkpoint: the sampler's, or what its head makes of them."""
+        mask = condition.action_mask.repeat_interleave(self._candidates, dim=0)
+        noise = self.model.place_noise(noise, mask)
+        if self._acting is None:
+            return self._sample(condition, noise, guidance)
+        if guidance is not None:
+            raise ValueError(f"a policy that acts by {self._acting.config.kind!r} has no real-time chunking")
+        return self._acting.sample(self.policy, condition, noise, self._sample)
+
     def _sample(
         self,
         condition: Condition,
-        noise: Float[Tensor, "batch horizon slot"],
+        noise: Float[Tensor, "batch*candidate horizon slot"],
         guidance: Guidance | None = None,
-    ) -> Float[Tensor, "batch horizon slot"]:
+    ) -> Float[Tensor, "batch*candidate horizon slot"]:
         """Actions, which the next call may overwrite; captured where this size was announced."""
-        sampler = self._samplers.get(len(noise))
-        if sampler is not None and sampler.serves(condition.lang_tokens.shape[1], guidance):
+        batch = len(condition.state_tokens)
+        candidates = len(noise) // batch
+        sampler = self._samplers.get(batch)
+        announced = sampler is not None and sampler.candidates == candidates
+        if sampler is not None and announced and sampler.serves(condition.lang_tokens.shape[1], guidance):
             sampler.project(condition)
             self._times.mark("project")
             actions = sampler.denoise(noise, guidance)
         else:
             encoded = self.policy.encode_condition(**vars(condition))
+            if candidates > 1:
+                encoded = encoded.repeated(candidates)
             self._times.mark("project")
             actions = self.policy.sample(encoded, noise.float(), guidance)
         self._times.mark("denoise")
@@ -278,9 +305,29 @@ class InferenceEngine:
         scaled = self.model.condition.scale_actions(torch.from_numpy(target).to(self.device), condition.action_mask)
         return Guidance(scaled, torch.from_numpy(weights).to(self.device), jacobian=self._jacobian)
 
-    def _draw(self, keys: Sequence[int]) -> Float[Tensor, "batch horizon slot"]:
+    @property
+    def _candidates(self) -> int:
+        """Chunks that are drawn of one observation."""
+        return self._acting.num_candidates if self._acting else 1
+
+    def _open_acting(self) -> Acting | None:
+        """The head of a checkpoint that was aligned to act otherwise than by its sampler."""
+        folder = self._checkpoint.folder if self._checkpoint else None
+        if folder is None or not (folder / HEAD).is_dir():
+            return None
+        acting = load_acting(folder / HEAD)
+        acting.head.to(self.device)
+        if self._guided:
+            raise ValueError(
+                f"{folder} acts by {acting.config.kind!r}, which knows no real-time chunking: choose another hand-over"
+            )
+        return acting
+
+    def _draw(self, keys: Sequence[int]) -> Float[Tensor, "batch*candidate horizon slot"]:
+        """Noise by key; of several candidates the first one's is that of a policy without."""
         shape = (self.horizon, self.policy.config.action_dim)
-        return self._noise.normal(torch.tensor(keys), shape, "sampling noise").to(self.device)
+        named = [key + candidate * _KEYS for key in keys for candidate in range(self._candidates)]
+        return self._noise.normal(torch.tensor(named), shape, "sampling noise").to(self.device)
 
     def _gate_chunks(self) -> list[Float[Tensor, "batch horizon slot"]]:
         """What the quality gate compares: chunks from fixed noise, of made-up tokens for a bare policy."""

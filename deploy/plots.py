@@ -222,6 +222,27 @@ def flagged_series(
     return _png(figure)
 
 
+def point_panels(
+    rows: Sequence[str], columns: Sequence[str], points: Sequence[Sequence[np.ndarray | None]], limit: float
+) -> bytes:
+    """A table of point clouds (n, 2), each in [-limit, limit]^2; None leaves its place empty."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.9 + 1.25 * len(columns), 0.3 + 1.25 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    for number, (label, row) in enumerate(zip(rows, points, strict=True)):
+        for axes, column, cloud in zip(grid[number], columns, row, strict=True):
+            if cloud is not None:
+                axes.scatter(cloud[:, 0], cloud[:, 1], s=0.6, color=BLUE, alpha=0.35, linewidths=0)
+            axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=(), yticks=())
+            for spine in axes.spines.values():
+                spine.set_color(RULE)
+            if number == 0:
+                axes.set_title(_literal(column), fontsize=FONT_PT, color=INK)
+        grid[number][0].set_ylabel(_literal(label), fontsize=FONT_PT, color=INK)
+    return _png(figure)
+
+
 def frame_png(frame: np.ndarray, width: int) -> bytes:
     """A camera frame, RGB uint8 (height, width, 3), scaled to a width in pixels."""
     image = Image.fromarray(frame)

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.schema.embodiment import Embodiment
-from data_pipeline.schema.types import ActionChunk, Observation
+from data_pipeline.schema.types import ActionChunk, Episode, Observation
+from data_pipeline.shards import Profile, stage_episode
 from deploy.engine import InferenceEngine
 from deploy.loop import ControlLoop, LoopSettings
 from deploy.video import write_video
@@ -34,6 +35,7 @@ VIDEO_SIZE = (240, 320)  # height, width
 VIDEO_CAMERA = "front_close"
 VIDEO_FPS = 12.5
 MAX_CALLS = 1024  # network passes of one episode, an upper bound: keys of the sampling noise do not meet
+_KEYS_OF_ATTEMPT = MAX_CALLS << 32  # scenes are numbered below 2^32
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Trial:
     phrasing: str  # trained | held_out | control
     seed: int  # of the scene
     video: Path | None = None  # folder for a video
+    attempt: int = 0  # at the same scene: each draws other sampling noise
+    recording: Path | None = None  # file for what was seen and done, as an episode to adopt into a store
 
 
 @dataclass(frozen=True)
@@ -106,12 +110,15 @@ class _Episode:
         self._num_calls = 0
         self._in_flight: deque[tuple[int, ActionChunk]] = deque()  # the tick in which each chunk comes
         self._frames: list[np.ndarray] = []
+        self._record = _Record(robot, self.roles) if trial.recording else None
 
     def observe(self) -> Observation | None:
         """Feed the loop; an observation if the network is wanted now."""
         now = self.sim.now_ns
         native, stamp = self.body.state()
         self.loop.push_state(native, stamp, now)
+        if self._record:
+            self._record.before(native, self.sim)
         if self.trial.video and self.sim.ticks % round(CONTROL_HZ / VIDEO_FPS) == 0:
             self._frames.append(_video_renderer(self.sim.task.scene).render(self.sim.data, VIDEO_CAMERA))
         wanted = not self.fault and self.loop.wants_observation(now)
@@ -142,11 +149,13 @@ class _Episode:
                     self.loop.push_sent(self.body.set_point, tick.stamp_ns)
         except RobotError as error:
             self.fault = self.fault or str(error)
+        if self._record:
+            self._record.after(self.body.set_point, self.sim)
         self.sim.step()
 
     def next_noise_key(self) -> int:
         self._num_calls += 1
-        return self.trial.seed * MAX_CALLS + self._num_calls
+        return self.trial.attempt * _KEYS_OF_ATTEMPT + self.trial.seed * MAX_CALLS + self._num_calls
 
     def finish(self) -> Outcome:
         """Judge the episode, and write its video if one was asked for."""
@@ -163,7 +172,62 @@ class _Episode:
             verdict = "success" if outcome.success else "failure"
             name = f"{self.trial.task}_{self.trial.seed}_{verdict}.mp4"
             write_video(self.trial.video / name, self._frames, VIDEO_FPS)
+        if self.trial.recording and self._record:
+            note = {"scene": self.trial.seed, "attempt": self.trial.attempt, "success": outcome.success}
+            stage_episode(
+                self.trial.recording,
+                self._record.episode(episode_name(self.trial), self.trial.instruction),
+                Profile(),
+                source={**note, "benchmark_success": outcome.benchmark_success},
+                native={"reward": np.array(self._record.rewards, dtype=np.float32)},
+            )
         return outcome
+
+
+class _Record:
+    """What was seen and done at the policy's rate: `actions[t]` is what the arms were told by the end of step t."""
+
+    def __init__(self, robot: Embodiment, roles: Sequence[str]) -> None:
+        """`roles` of cameras are kept: those that the policy looks at."""
+        self._robot = robot
+        self._every = round(CONTROL_HZ / robot.rate_hz)
+        self._states: list[np.ndarray] = []
+        self._actions: list[np.ndarray] = []
+        self._images: dict[str, list[np.ndarray]] = {role: [] for role in roles}
+        self.rewards: list[int] = []  # the benchmark's, at the end of each step
+
+    def before(self, native: np.ndarray, sim: SimRobot) -> None:
+        """The moment in which a step begins."""
+        if sim.ticks % self._every == 0:
+            self._states.append(native)
+            for role, frames in self._images.items():
+                frames.append(sim.frame(role).image)
+
+    def after(self, set_point: np.ndarray | None, sim: SimRobot) -> None:
+        """What the arms have been told in the tick that is about to pass; without a command they stay."""
+        if (sim.ticks + 1) % self._every == 0:
+            self._actions.append(self._states[-1] if set_point is None else set_point.copy())
+            self.rewards.append(sim.reward())
+
+    def episode(self, name: str, instruction: str) -> Episode:
+        states, state_mask = self._robot.to_unified(np.array(self._states[: len(self._actions)]), "state")
+        actions, action_mask = self._robot.to_unified(np.array(self._actions), "action")
+        return Episode(
+            name=name,
+            states=states,
+            state_mask=state_mask,
+            actions=actions,
+            action_mask=action_mask,
+            images={role: np.stack(frames[: len(actions)]) for role, frames in self._images.items()},
+            instructions=(instruction,),
+            rate_hz=self._robot.rate_hz,
+            action_offset_steps=self._robot.action_offset_steps,
+        )
+
+
+def episode_name(trial: Trial) -> str:
+    """Of a recorded trial."""
+    return f"{trial.task}/scene_{trial.seed}_{trial.attempt}"
 
 
 @functools.cache

@@ -101,8 +101,8 @@ def command(args: argparse.Namespace) -> None:
     with joined_ranks(choose_device(config.device)) as ranks:
         for run in before:
             ranks.tell(f"{run.out} is trained first: {config.out} starts from it")
-            _run(run, ranks)
-        _run(config, ranks)
+            run_training(run, ranks)
+        run_training(config, ranks)
     if not ranks.is_first:
         return
     simulated = f"rdt eval {out / CHECKPOINT} --env {config.demonstrations.environment} --out {out / 'eval'}"
@@ -127,7 +127,7 @@ def runs(config: TrainConfig) -> list[TrainConfig]:
     return [config] if finished else [*runs(before), config]
 
 
-def _run(config: TrainConfig, ranks: Ranks) -> None:
+def run_training(config: TrainConfig, ranks: Ranks = ALONE) -> None:
     """One config from its demonstrations to its last step."""
     out = Path(config.out)
     if ranks.is_first:

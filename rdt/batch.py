@@ -3,6 +3,7 @@
 ObservationBatch   what was seen, as collated by the loader or by the engine; still pixels and words
 Condition          what the network reads: tokens and scaled vectors, made by `encoders/condition.py` alone
 Batch              an ObservationBatch and the actions that should follow it
+TransitionBatch    features of an observation, what was done then, and how it ended: for critics
 """
 
 from __future__ import annotations
@@ -77,8 +78,20 @@ class Batch:
     action_valid: Bool[Tensor, "batch horizon"]  # False where an action repeats another step's for want of its own
     store: Int[Tensor, " batch"]  # number of the store in the stream
     sample_index: Int[Tensor, " batch"]
+    label: Float[Tensor, " batch"] | None = None  # of the sample's episode, what alignment asks for: success, 0 or 1
     state_norm: Float[Tensor, "batch slot"] | None = None  # root mean square over the episode; of held-out batches
     num_substituted: int = 0  # samples that could not be read, with others in their stead
+
+
+@dataclass(frozen=True)
+class TransitionBatch:
+    """Steps of episodes that a policy has run, with frozen features in the observations' place."""
+
+    features: Float[Tensor, "batch feature"]
+    chunk: Float[Tensor, "batch horizon slot"]  # what was done from then on, in the network's scaled space
+    label: Float[Tensor, " batch"]  # how the episode ended: 1 in success, else 0
+    sample_index: Int[Tensor, " batch"]
+    num_substituted: int = 0
 
 
 def micro_batches(batch: Batch, size: int) -> list[Batch]:

@@ -32,6 +32,11 @@ class SampleGenerator:
         draws = [int(self._rng(i, purpose).integers(high)) for i in sample_index.tolist()]
         return torch.tensor(draws, device=sample_index.device)
 
+    def torch_generator(self, sample_index: Int[Tensor, " batch"], purpose: str) -> torch.Generator:
+        """For many numbers at once: a generator on the batch's device, seeded by its first sample."""
+        seed = int(self._rng(int(sample_index[0]), purpose).integers(2**63))
+        return torch.Generator(sample_index.device).manual_seed(seed)
+
     def _rng(self, index: int, purpose: str) -> np.random.Generator:
         return sample_rng(self.seed, index, purpose)
 

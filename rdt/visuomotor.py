@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_pipeline.schema.types import Observation
 from rdt.batch import Condition, ObservationBatch, to_device
 from rdt.encoders.condition import ConditionConfig, ConditionEncoder
 from rdt.model.policy import RDTPolicy
 from rdt.model.presets import RDTConfig
+from rdt.trainable import Trainable
 
 NoiseSlots = Literal["all", "live"]
 
 
-class VisuomotorPolicy(nn.Module):
+class VisuomotorPolicy(Trainable):
     """A `ConditionEncoder` and the `RDTPolicy` that reads its tokens.
 
     `noise_slots` says where the diffusion adds noise, in training and in sampling alike: in "all" 128 slots, as
@@ -42,18 +43,10 @@ class VisuomotorPolicy(nn.Module):
             img_cond_len=config.img_cond_len,
         )
 
-    def forward(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """`call(self, *arguments)`, an objective for instance: DDP and FSDP see what goes through here."""
-        return call(self, *arguments)
-
     @property
     def horizon(self) -> int:
         """Actions in one chunk."""
         return self.policy.config.pred_horizon
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
 
     def observe(self, observations: Sequence[Observation]) -> ObservationBatch:
         """Collate observations onto the module's device."""

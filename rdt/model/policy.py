@@ -47,6 +47,25 @@ class EncodedCondition(NamedTuple):
     lang_mask: Bool[Tensor, "batch 1 1 lang"] | None
     action_mask: Float[Tensor, "batch 1 slot"]
 
+    def repeated(self, count: int) -> EncodedCondition:
+        """Every observation `count` times in a row, for as many chunks of each; of a single one no copy is made."""
+
+        def again(tensor: Tensor) -> Tensor:
+            if len(tensor) == 1:
+                return tensor.expand(count, *tensor.shape[1:])
+            return tensor.repeat_interleave(count, dim=0)
+
+        def block(entry: KeyValue | Tensor) -> KeyValue | Tensor:
+            return KeyValue(*map(again, entry)) if isinstance(entry, KeyValue) else again(entry)
+
+        return EncodedCondition(
+            freq_token=again(self.freq_token),
+            state_token=again(self.state_token),
+            per_block=tuple(block(entry) for entry in self.per_block),
+            lang_mask=None if self.lang_mask is None else again(self.lang_mask),
+            action_mask=again(self.action_mask),
+        )
+
 
 class RDTPolicy(nn.Module):
     """A robot policy `p(action chunk | language, images, state, control frequency)`."""

@@ -59,6 +59,7 @@ class Checkpoint:
     model: VisuomotorPolicy
     robot: Embodiment
     config: TrainConfig
+    folder: Path | None = None  # that it was read from
 
 
 def save_checkpoint(
@@ -159,6 +160,7 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> C
         model=model.to(device).eval(),
         robot=Embodiment.from_yaml(folder / "robot.yaml"),
         config=config,
+        folder=folder,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 import yaml
 
@@ -26,6 +26,7 @@ from rdt.visuomotor import NoiseSlots
 BY_DEMONSTRATIONS = "by_demonstrations"
 """Key of a YAML file's presets; no setting of a run."""
 
+Config = TypeVar("Config")
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -155,19 +156,24 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), demonstrations:
 
 def config_from_dict(raw: dict[str, Any], overrides: Sequence[str] = (), where: str = "config") -> TrainConfig:
     """The same from the mapping that a checkpoint stores."""
+    return config_as(TrainConfig, raw, overrides, where)
+
+
+def config_as(cls: type[Config], raw: dict[str, Any], overrides: Sequence[str] = (), where: str = "config") -> Config:
+    """A mapping and overrides as a dataclass of nested ones. Raises `ValueError` that names the key."""
     from jsonargparse import ArgumentError, ArgumentParser
 
-    _check_nested_keys(where, TrainConfig, raw)
+    _check_nested_keys(where, cls, raw)
     for option in overrides:
         if option.startswith("--"):
-            _check_override(option.removeprefix("--").split("=")[0])
+            _check_override(cls, option.removeprefix("--").split("=")[0])
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(TrainConfig, None, fail_untyped=True)
+    parser.add_class_arguments(cls, None, fail_untyped=True)
     try:
         values = parser.instantiate(parser.parse_args(list(overrides), parser.parse_object(raw)))
     except ArgumentError as error:
         raise ValueError(f"{where}: {error}") from None
-    return TrainConfig(**{f.name: getattr(values, f.name) for f in fields(TrainConfig)})
+    return cls(**{f.name: getattr(values, f.name) for f in fields(cls)})  # type: ignore[arg-type]
 
 
 def dump_config(config: TrainConfig) -> str:
@@ -175,7 +181,7 @@ def dump_config(config: TrainConfig) -> str:
     return yaml.safe_dump(plain_config(config), sort_keys=False)
 
 
-def plain_config(config: TrainConfig) -> dict[str, Any]:
+def plain_config(config: Any) -> dict[str, Any]:
     """The resolved config as plain types."""
     return _plain(config)
 
@@ -208,8 +214,7 @@ def _check_nested_keys(where: str, cls: type, raw: dict[str, Any]) -> None:
             _check_nested_keys(f"{where}, {key}", hints[key], value)
 
 
-def _check_override(dotted: str) -> None:
-    cls: type = TrainConfig
+def _check_override(cls: type, dotted: str) -> None:
     for part in dotted.split("."):
         if not is_dataclass(cls):
             raise ValueError(f"--{dotted}: {part!r} is below a plain value")

@@ -110,8 +110,9 @@ def batch_loader(
     stream: SampleStream,
     randomisation: Randomisation | None,
     ranks: Ranks,
+    labels: Sequence[np.ndarray] | None = None,
 ) -> BatchLoader:
-    """Of training, or without a randomisation of validation."""
+    """Of training, or without a randomisation of validation; `labels` as of `BatchLoader`."""
     data = config.data
     return BatchLoader(
         stream,
@@ -122,6 +123,7 @@ def batch_loader(
         rank=ranks.rank,
         world_size=ranks.size,
         with_state_norm=randomisation is None,
+        labels=labels,
         max_bad_fraction=data.max_bad_fraction,
         bad_window=data.bad_window,
     )

@@ -58,11 +58,13 @@ class BatchLoader:
         rank: int = 0,
         world_size: int = 1,
         with_state_norm: bool = False,
+        labels: Sequence[np.ndarray] | None = None,
         max_bad_fraction: float = 0.01,
         bad_window: int = 10_000,
     ) -> None:
         """`batch_size` counts the samples of all ranks together; this rank takes each `world_size`-th of them.
-        `with_state_norm` reads the states of each sample's whole episode, for the errors of `metrics.py`.
+        `with_state_norm` reads the states of each sample's whole episode, for the errors of `metrics.py`. `labels` are
+        a number an episode, (episodes,) for each store of the stream.
 
         Samples that cannot be read are replaced, see `SampleStream`. More than `max_bad_fraction` of the last
         `bad_window` samples, but never a single one, end the loading.
@@ -70,7 +72,9 @@ class BatchLoader:
         if batch_size % world_size or not 0 <= rank < world_size:
             raise ValueError(f"{world_size} ranks cannot share batches of {batch_size} samples evenly, rank {rank}")
         self._encoder = encoder
-        self._steps = _Steps(stream, encoder.collator, batch_size, rank, world_size, randomisation, with_state_norm)
+        self._steps = _Steps(
+            stream, encoder.collator, batch_size, rank, world_size, randomisation, with_state_norm, labels
+        )
         self._workers = workers
         self._tolerated = max(1.0, max_bad_fraction * bad_window)
         self._bad_window = bad_window
@@ -121,6 +125,7 @@ class BatchLoader:
             action_mask=torch.from_numpy(made.action_mask),
             action_valid=torch.from_numpy(made.action_valid),
             store=torch.from_numpy(made.store),
+            label=None if made.label is None else torch.from_numpy(made.label),
             state_norm=None if made.state_norm is None else torch.from_numpy(made.state_norm),
             sample_index=torch.from_numpy(made.sample_index),
             num_substituted=len({bad.index for bad in made.bad}),
@@ -165,6 +170,7 @@ class _Made:
     action_mask: np.ndarray  # float32 (batch, 128)
     action_valid: np.ndarray  # bool (batch, horizon)
     store: np.ndarray  # int64 (batch,)
+    label: np.ndarray | None  # float32 (batch,)
     state_norm: np.ndarray | None  # float32 (batch, 128)
     sample_index: np.ndarray  # int64 (batch,)
     bad: tuple[BadSample, ...]
@@ -181,6 +187,7 @@ class _Steps:
     world_size: int
     randomisation: Randomisation | None
     with_state_norm: bool
+    labels: Sequence[np.ndarray] | None
 
     def buffer(self) -> np.ndarray:
         """For the pictures of one batch."""
@@ -210,10 +217,15 @@ class _Steps:
             action_mask=np.stack([chunk.mask for chunk in chunks]).astype(np.float32),
             action_valid=np.stack(valid),
             store=np.array([place.store for place in places]),
+            label=None if self.labels is None else self._labels(self.labels, places),
             state_norm=self._state_norms(places) if self.with_state_norm else None,
             sample_index=np.array(indices),
             bad=tuple(bad),
         )
+
+    @staticmethod
+    def _labels(labels: Sequence[np.ndarray], places: Sequence[Place]) -> np.ndarray:
+        return np.array([labels[place.store][place.episode] for place in places], dtype=np.float32)
 
     def _state_norms(self, places: Sequence[Place]) -> np.ndarray:
         return np.stack([self.stream.state_norm(place) for place in places]).astype(np.float32)

@@ -30,6 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from rdt.model.layers import Block
+from rdt.trainable import Trainable
 from rdt.visuomotor import VisuomotorPolicy
 
 T = TypeVar("T")
@@ -144,15 +145,16 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def parallelize(model: VisuomotorPolicy, mode: ParallelMode, ranks: Ranks) -> nn.Module:
+def parallelize(model: Trainable, mode: ParallelMode, ranks: Ranks) -> nn.Module:
     """What to call in the model's place for a loss whose gradients are those of all ranks' samples.
 
     ddp: every rank holds the whole model. fsdp: each holds a share of every block. hsdp: a share within its machine,
-    the machines copies of one another. auto: ddp. One rank needs none of it.
+    the machines copies of one another. auto: ddp. One rank needs none of it. A small network beside a policy is never
+    shared: ddp.
     """
     if ranks.size == 1:
         return model
-    if mode in ("auto", "ddp"):
+    if mode in ("auto", "ddp") or not isinstance(model, VisuomotorPolicy):
         device = [model.device.index] if model.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=device, broadcast_buffers=False, gradient_as_bucket_view=True)
     shard(model, _mesh(mode, model.device.type, ranks))

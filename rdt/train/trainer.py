@@ -15,15 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from data_pipeline.atomic import write_json
-from rdt.batch import Batch, micro_batches, to_device
-from rdt.objective import Objective
+from rdt.batch import micro_batches, to_device
 from rdt.random import SampleGenerator, step_seed
 from rdt.train.config import TrainConfig, plain_config
 from rdt.train.ema import averaged
@@ -44,7 +43,10 @@ from rdt.train.parallel import (
     whole,
 )
 from rdt.train.progress import Pace, progress_text, step_cost
+from rdt.trainable import Trainable
 from rdt.visuomotor import VisuomotorPolicy
+
+Model = TypeVar("Model", bound=Trainable)
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,11 @@ class Measure:
     """What is looked at every so many steps, and after the last: `of(model, step)` gives numbers to log."""
 
     every: int
-    of: Callable[[VisuomotorPolicy, int], dict[str, float]]
+    of: Callable[[Any, int], dict[str, float]]
     alone: bool = False  # taken by the first rank only, of the whole model: it draws pictures, or asks other processes
 
 
-class Trainer:
+class Trainer(Generic[Model]):
     """Runs `config.steps` optimizer steps of an objective.
 
     `batches(step)` gives the training batch of a step; `measures` are taken of the averaged weights where there are
@@ -66,9 +68,9 @@ class Trainer:
 
     def __init__(
         self,
-        model: VisuomotorPolicy,
-        objective: Objective,
-        batches: Callable[[int], Batch],
+        model: Model,
+        objective: Callable[[Any, Any, SampleGenerator], tuple[torch.Tensor, dict[str, torch.Tensor]]],
+        batches: Callable[[int], Any],
         config: TrainConfig,
         out: Path,
         *,
@@ -79,7 +81,10 @@ class Trainer:
         describe: Callable[[int], str] = str,
         ranks: Ranks = ALONE,
     ) -> None:
-        """`describe(index)` says where a sample comes from, for the report of a loss that is no number."""
+        """`objective` is an `Objective`, for whatever model and batches there are.
+
+        `describe(index)` says where a sample comes from, for the report of a loss that is no number.
+        """
         self.model = model
         self.objective = objective
         self.batches = batches
@@ -94,7 +99,8 @@ class Trainer:
         self.generator = SampleGenerator(config.seed)
         self.average = averaged(model, config.optim.ema_decay) if config.optim.ema_decay else None
         self._plain = copy.deepcopy(model).to("cpu") if ranks.size > 1 and ranks.is_first else None
-        self._cost = step_cost(model)  # asked of a model that no ranks share yet
+        # asked of a model that no ranks share yet
+        self._cost = step_cost(model) if isinstance(model, VisuomotorPolicy) else None
         self._shared = parallelize(model, config.parallel, ranks)
         if self.average and self._shared is model:  # its shares lie where the model's do
             parallelize(self.deployed, config.parallel, ranks)
@@ -106,11 +112,11 @@ class Trainer:
         self.train_seconds = 0.0  # in optimizer steps, over all resumed runs; validation and saving left out
 
     @property
-    def deployed(self) -> VisuomotorPolicy:
+    def deployed(self) -> Model:
         """The weights to validate, save and serve: the moving average where there is one."""
-        return cast("VisuomotorPolicy", self.average.module) if self.average else self.model
+        return cast("Model", self.average.module) if self.average else self.model
 
-    def deployed_copy(self) -> VisuomotorPolicy | None:
+    def deployed_copy(self) -> Model | None:
         """`deployed` as one whole, on the first rank; all have to ask."""
         if self.ranks.size == 1:
             return self.deployed
@@ -220,7 +226,7 @@ class Trainer:
             load_model_state(self.average.module, state["average"]["module"], whole=whole)
             self.average.n_averaged.fill_(state["average"]["count"])
 
-    def _train_step(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _train_step(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         self.model.train()
         rank_step = self.step * self.ranks.size + self.ranks.rank
         torch.manual_seed(step_seed(self.config.seed, rank_step))  # dropout, where there is any
@@ -245,7 +251,7 @@ class Trainer:
             self.average.update_parameters(self.model)
         return loss, {"grad_norm": grad_norm, **parts}
 
-    def _stop(self, batch: Batch, loss: torch.Tensor) -> None:
+    def _stop(self, batch: Any, loss: torch.Tensor) -> None:
         """Say which samples made a gradient that is no number; the weights are still those of the step before."""
         name = "not_finite.json" if self.ranks.size == 1 else f"not_finite_rank{self.ranks.rank}.json"
         samples = {str(index): self.describe(index) for index in batch.sample_index.tolist()}

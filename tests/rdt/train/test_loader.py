@@ -232,3 +232,14 @@ def test_what_workers_hold_is_small(make_loader):
     steps = make_loader()._steps
     assert len(pickle.dumps(steps.collator)) < 1000
     assert not [value for value in vars(steps).values() if isinstance(value, torch.Tensor | torch.nn.Module)]
+
+
+def test_labels_belong_to_the_episodes_of_the_samples(store, make_model):
+    model = make_model()
+    stream = SampleStream([store], seed=0, horizon=model.horizon, image_history=1, cameras=("external",))
+    labels = np.array([10.0, 11.0, 12.0, 13.0], dtype=np.float32)
+    loader = BatchLoader(stream, model.condition, 8, labels=[labels])
+    batch = loader(0)
+    loader.close()
+    places = [stream.draw(index).place for index in batch.sample_index.tolist()]
+    assert batch.label.tolist() == [labels[place.episode] for place in places]
