@@ -59,7 +59,15 @@ MODEL_MAY_IMPORT = {  # constants of the schema
 }
 
 
-ALIGNMENT_COMMON = {"nets", "critics", "objectives", "tianshou_bridge"}  # what methods may share
+ALIGNMENT_COMMON = {  # what methods may share
+    "critics",
+    "log_ratio",
+    "losses",
+    "models",
+    "nets",
+    "objectives",
+    "tianshou_bridge",
+}
 
 
 def source_files() -> list[Path]:
