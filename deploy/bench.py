@@ -1,4 +1,4 @@
-"""`rdt bench`: speed on this machine, as ratios to a baseline measured in the same run."""
+"""`rdt bench`: figures of this machine, beside a baseline measured in the same run."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ BENCHES = {
     "data": "deploy.bench_data:bench",
     "train": "deploy.bench_train:bench",
     "loop": "deploy.bench_loop:bench",
+    "cca": "deploy.bench_cca:bench",
+    "nca": "deploy.bench_nca:bench",
 }
 """Word after `rdt bench` -> function of the parsed arguments that prints its table and returns the figures."""
 

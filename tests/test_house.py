@@ -66,6 +66,7 @@ ALIGNMENT_COMMON = {  # what methods may share
     "models",
     "nets",
     "objectives",
+    "sequence_model",
     "tianshou_bridge",
 }
 
