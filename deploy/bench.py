@@ -1,4 +1,4 @@
-"""`rdt bench`: speed on this machine, as ratios to a baseline measured in the same run; and how exact guidance is."""
+"""`rdt bench`: figures of this machine, beside a baseline or the truth, measured in the same run."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ BENCHES = {
     "train": "deploy.bench_train:bench",
     "loop": "deploy.bench_loop:bench",
     "guidance": "deploy.bench_guidance:bench",
+    "cca": "deploy.bench_cca:bench",
+    "nca": "deploy.bench_nca:bench",
 }
 """Word after `rdt bench` -> function of the parsed arguments that prints its table and returns the figures."""
 

@@ -230,7 +230,7 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--config", metavar="CONFIG", help="training config, by name or path, that names the encoders")
     convert.add_argument("--robot", metavar="ROBOT", help="robot YAML, by name or path; else the config's")
 
-    bench = commands.add_parser("bench", help="speed, as ratios to a baseline measured in the same run")
+    bench = commands.add_parser("bench", help="speed and quality, beside a baseline measured in the same run")
     bench_commands = bench.add_subparsers(dest="bench_command", metavar="WHAT", required=True)
     infer = bench_commands.add_parser(
         "infer", help="one chunk at full size: the naive road against the engine, each stage, memory, the floor"
@@ -317,6 +317,18 @@ def build_parser() -> argparse.ArgumentParser:
     guidance.add_argument("--quick", action="store_true", help="seconds instead of minutes: nothing is learnt")
     guidance.add_argument("--out", default="runs/guidance", metavar="DIR", help="folder of the pictures")
     guidance.add_argument("--json", metavar="FILE", help="write all rows there")
+
+    bench_cca = bench_commands.add_parser(
+        "cca", help="digits drawn token by token: CCA against classifier-free guidance, measured against the truth"
+    )
+    bench_nca = bench_commands.add_parser(
+        "nca", help="counting with scalar rewards: InfoNCA, NCA and DPO, all expectations exact"
+    )
+    for sequences in (bench_cca, bench_nca):
+        sequences.add_argument("--seed", type=_SEED, default=0, metavar="S", help="of weights, data and samples")
+        sequences.add_argument("--quick", action="store_true", help="a few steps of everything: whether it runs")
+        sequences.add_argument("--out", metavar="DIR", help="folder for pictures (extra sim)")
+        sequences.add_argument("--json", metavar="FILE", help="write the figures there too")
 
     commands.add_parser("doctor", help="versions, devices, rendering, extras: what is missing and how to get it")
     return parser

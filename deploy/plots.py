@@ -29,6 +29,7 @@ INK, MUTED, RULE = "#1b1f24", "#5b6470", "#dfe3e8"
 BLUE, SKY, VERMILION, GREEN = "#0072b2", "#56b4e9", "#d55e00", "#009e73"
 
 BAR_COLOURS = {"strict": BLUE, "benchmark": SKY, "wrong task": VERMILION, "control": "#8a929c"}
+LINE_COLOURS = (BLUE, VERMILION, GREEN, SKY, "#cc79a7", "#e69f00")
 CHUNK_COLOURS = (VERMILION, BLUE, GREEN)  # neighbours differ, also where chunks overlap
 
 
@@ -58,6 +59,16 @@ class Curve:
     x: Sequence[float]
     rates: Sequence[float]
     intervals: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points in the order in which they are joined; `notes`, where given, stand beside them, one a point."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    notes: Sequence[str] = ()
 
 
 def percent(rate: float) -> str:
@@ -107,6 +118,25 @@ def rate_curves(curves: Sequence[Curve], x_label: str) -> bytes:
     axes.set_yticks(np.linspace(0, 1, 5), [f"{100 * y:.0f}" for y in np.linspace(0, 1, 5)])
     axes.grid(color=RULE)
     axes.legend(frameon=False, fontsize=FONT_PT, loc="upper left")
+    return _png(figure)
+
+
+def lines(drawn: Sequence[Line], x_label: str, y_label: str) -> bytes:
+    """Any quantity over any other. With notes every point is marked; a line of one point is a large diamond."""
+    figure, axes = _chart(WIDTH_IN, 3.2)
+    for number, line in enumerate(drawn):
+        alone = len(line.x) == 1
+        marker = "D" if alone else ("o" if line.notes else "")
+        colour = INK if alone else LINE_COLOURS[number % len(LINE_COLOURS)]
+        label, size = _literal(line.label), 7 if alone else 4
+        axes.plot(line.x, line.y, color=colour, linewidth=2, marker=marker, markersize=size, label=label)
+        for x, y, note in zip(line.x, line.y, line.notes, strict=False):
+            axes.annotate(
+                _literal(note), (x, y), xytext=(4, 4), textcoords="offset points", color=colour, fontsize=FONT_PT - 2
+            )
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.grid(color=RULE)
+    axes.legend(frameon=False, fontsize=FONT_PT - 1)
     return _png(figure)
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from deploy import plots
-from deploy.plots import Bar, Chunk, Curve
+from deploy.plots import Bar, Chunk, Curve, Line
 
 pytest.importorskip("matplotlib", reason="needs the extra `sim`")
 
@@ -140,3 +140,12 @@ assert "matplotlib.pyplot" not in sys.modules
 assert matplotlib.rcParams.copy() == before
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_lines_mark_points_that_have_notes_and_a_lone_point():
+    curve = Line("CFG", [1.0, 2.0, 3.0], [0.3, 0.5, 0.6])
+    noted = Line("CFG", [1.0, 2.0, 3.0], [0.3, 0.5, 0.6], ["1", "1.5", "2"])
+    assert count(plots.lines([noted], "x", "y"), plots.BLUE) > count(plots.lines([curve], "x", "y"), plots.BLUE)
+    alone = Line("truth", [2.0], [0.9])
+    with_truth = plots.lines([curve, alone], "x", "y")
+    assert count(with_truth, plots.INK) > count(plots.lines([curve], "x", "y"), plots.INK)
