@@ -31,6 +31,7 @@ ERROR_TIMES = (0.05, 0.2, 0.5, 0.8)
 DRAWS = 3  # of which a distance is the mean
 MODE_TV_TARGET, SW_TARGET = 0.02, 0.05  # above the floor
 SRPO = "srpo"
+UNGUIDED = ("cep", "eda")  # methods with a row at beta 0: their behaviour alone
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         problem = toy_problem(name, effort.pool)
         for seed in range(args.seeds):
             lab = Lab(problem, effort, seed)
-            found = _compare(lab, [method for method in methods if method != SRPO], clouds.setdefault(name, {}))
-            _print_table(found)
-            rows += found
+            rows += _compare(lab, [method for method in methods if method != SRPO], clouds.setdefault(name, {}))
     figures: dict[str, Any] = {"effort": asdict(effort), "rows": [asdict(row) for row in rows]}
     if SRPO in methods:
         figures["srpo"] = [bench_srpo(effort, seed) for seed in range(args.seeds)]
@@ -77,17 +76,20 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compare(lab: Lab, methods: Sequence[str], clouds: dict[tuple[str, float], torch.Tensor]) -> list[Row]:
+    """Train and judge all of them, each row printed when it is known; a few samples of each go into `clouds`."""
+    _print_head(lab)
     rows = []
     for beta in BETAS:
-        learned = {"oracle": oracle(lab, beta)}
-        for method in methods:
-            for label, make in METHODS[method].items():
-                if beta > 0 or method in ("cep", "eda"):  # at 0 these are the behaviour alone
-                    learned[label] = make(lab, beta)
         clouds.setdefault(("truth", beta), lab.problem.truth(beta, 2000, torch.Generator().manual_seed(77)))
-        for label, one in learned.items():
-            if one is not None:
-                row, x = _judge(lab, label, beta, one)
+        makers = {"oracle": oracle}
+        for method in methods:
+            if beta > 0 or method in UNGUIDED:
+                makers |= METHODS[method]
+        for label, make in makers.items():
+            learned = make(lab, beta)
+            if learned is not None:
+                row, x = _judge(lab, label, beta, learned)
+                _print_row(row)
                 rows.append(row)
                 clouds.setdefault((label, beta), x[:2000])
     return rows
@@ -133,17 +135,19 @@ def _errors(problem: ToyProblem, beta: float, learned: Learned, n: int) -> dict[
     return {f"{t:g}": guidance_error(learned.energy, exact, mixture, t, n, generator) for t in ERROR_TIMES}
 
 
-def _print_table(rows: Sequence[Row]) -> None:
+def _print_head(lab: Lab) -> None:
     times = " ".join(f"t={t:<5g}" for t in ERROR_TIMES)
-    print(f"\n{rows[0].set}, seed {rows[0].seed}; guidance error at {times}")
-    print(f"{'method':34s} beta   SW2  (floor)  mode tv   stray  evaluations   us/sample  train s  guidance error")
-    for row in rows:
-        masses = f"{row.mode_tv:8.4f} {row.stray:7.4f}" if row.mode_tv is not None else f"{'':16s}"
-        errors = " ".join(f"{error:7.3f}" for error in (row.guidance_error or {}).values())
-        print(
-            f"{row.method:34s} {row.beta:4g} {row.sliced_wasserstein:6.3f} ({row.floor:.3f}) {masses}  "
-            f"{row.evaluations:12s} {row.microseconds:9.1f} {row.train_cpu_seconds:8.0f}  {errors} {_verdict(row)}"
-        )
+    print(f"\n{lab.problem.name}, seed {lab.seed}")
+    print(f"{'method':32s} beta   SW2  (floor)  mode tv   stray  evaluations  us/sample  train s  error at {times}")
+
+
+def _print_row(row: Row) -> None:
+    masses = f"{row.mode_tv:8.4f} {row.stray:7.4f}" if row.mode_tv is not None else f"{'':16s}"
+    errors = " ".join(f"{error:7.3f}" for error in (row.guidance_error or {}).values())
+    print(
+        f"{row.method:32s} {row.beta:4g} {row.sliced_wasserstein:6.3f} ({row.floor:.3f}) {masses}  "
+        f"{row.evaluations:12s} {row.microseconds:8.1f} {row.train_cpu_seconds:8.0f}  {errors} {_verdict(row)}"
+    )
 
 
 def _verdict(row: Row) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -38,7 +39,7 @@ class Effort:
 
     behaviour: int = 10_000  # of 1024 points
     density: int = 8_000  # of 1024 points, through a second derivative
-    energy: int = 8_000  # of 8 x 256 points, a temperature each
+    energy: int = 6_000  # of 8 x 256 points, a temperature each
     conditioned: int = 24_000  # of 16 x 128 points, all temperatures
     fine_tuning: int = 6_000  # of 8 x 256 points
     srpo: int = 1_500
@@ -86,14 +87,17 @@ class Learned:
 
 
 def fit(
-    model: nn.Module,
+    make: Callable[[], nn.Module],
     objective: AlignmentObjective,
     batches: Callable[[torch.Generator], Any],
     steps: int,
     lr: float,
     seed: int,
 ) -> Fitted:
-    """Train with Adam, a warm-up and a cosine; the result is the moving average."""
+    """Train with Adam, a warm-up and a cosine; the result is the moving average. The seed decides all of it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = make()
     generator = torch.Generator().manual_seed(seed)
     average = copy.deepcopy(model).requires_grad_(False)
     kept: list[Tensor] = list(average.parameters())
@@ -113,6 +117,11 @@ def fit(
     return Fitted(average.eval(), time.perf_counter() - wall, time.process_time() - cpu)
 
 
+def _to_the_terminal(text: str) -> None:
+    """Beside the table, not in it."""
+    print(text, file=sys.stderr)
+
+
 @dataclass(frozen=True)
 class Candidates:
     """Samples of the learnt behaviour and what they are worth."""
@@ -129,16 +138,16 @@ class Lab:
     problem: ToyProblem
     effort: Effort
     seed: int
-    say: Callable[[str], None] = field(default=print)
+    say: Callable[[str], None] = _to_the_terminal
 
     @cached_property
     def behaviour(self) -> Fitted:
-        return self.train("behaviour", ToyNoise(), Behaviour(stratified=True), self._points, self.effort.behaviour)
+        return self.train("behaviour", ToyNoise, Behaviour(stratified=True), self._points, self.effort.behaviour)
 
     @cached_property
     def density(self) -> Fitted:
         """EDA's behaviour: a scalar network."""
-        return self.train("density", ToyDensity(), Behaviour(stratified=True), self._points, self.effort.density)
+        return self.train("density", ToyDensity, Behaviour(stratified=True), self._points, self.effort.density)
 
     @cached_property
     def conditioned(self) -> Fitted:
@@ -150,7 +159,7 @@ class Lab:
             return replace(support, value=beta * support.value, cond=beta)
 
         objective = ContrastiveEnergy(beta=1.0, stratified=True)
-        return self.train("energy of all beta", ToyEnergy(), objective, batches, self.effort.conditioned)
+        return self.train("energy of all beta", ToyEnergy, objective, batches, self.effort.conditioned)
 
     @cached_property
     def candidates(self) -> Candidates:
@@ -165,13 +174,12 @@ class Lab:
     def train(
         self,
         what: str,
-        model: nn.Module,
+        make: Callable[[], nn.Module],
         objective: AlignmentObjective,
         batches: Callable[[torch.Generator], Any],
         steps: int,
-        lr: float | None = None,
     ) -> Fitted:
-        fitted = fit(model, objective, batches, steps, lr or self.effort.lr, self.seed)
+        fitted = fit(make, objective, batches, steps, self.effort.lr, self.seed)
         self.say(f"{self.problem.name}: {what}, {steps} steps in {fitted.cpu_seconds:.0f} s of a core")
         return fitted
 
@@ -240,7 +248,7 @@ def eda(lab: Lab, beta: float) -> Learned:
         return Learned(sampler(reference), _density_cost(), (lab.density,))
     tuned = lab.train(
         f"fine-tuning to beta {beta:g}",
-        copy.deepcopy(reference).requires_grad_(),
+        lambda: copy.deepcopy(reference).requires_grad_(),
         EDA(reference, alpha=beta, stratified=True),
         lambda generator: lab.support(8, 256, generator),
         lab.effort.fine_tuning,
@@ -292,7 +300,7 @@ def _guided(lab: Lab, beta: float, what: str, objective: Any, rows: int, shift: 
         support = lab.support(rows, 256, generator)
         return replace(support, value=support.value - shift)
 
-    fitted = lab.train(what, ToyEnergy(beta), objective, batches, lab.effort.energy)
+    fitted = lab.train(what, lambda: ToyEnergy(beta), objective, batches, lab.effort.energy)
     guided = Guided(lab.behaviour.model, fitted.model)
     return Learned(sampler(guided), _guided_cost(), (lab.behaviour, fitted), fitted.model)
 

@@ -76,9 +76,8 @@ def test_what_methods_share_is_trained_once():
 
 def test_the_same_seed_learns_the_same():
     def weights():
-        torch.manual_seed(0)
         fitted = fit(
-            ToyNoise(8, 1),
+            lambda: ToyNoise(8, 1),
             Behaviour(),
             lambda generator: Demonstrations(torch.randn(16, 2, generator=generator)),
             steps=3,
