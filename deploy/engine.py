@@ -186,9 +186,9 @@ class InferenceEngine:
             self._times.mark("decode")
             condition = model.condition(batch, memory.features(pictures))
             guidance = self._guidance([observation], [prefix], condition)
-            noise = self._draw([self._num_calls])
+            noise = self.draw_noise([self._num_calls])
             self._times.mark("encode")
-            actions = self._act(condition, noise, guidance)
+            actions = self.act(condition, noise, guidance)
             actions = model.condition.unscale_actions(actions, condition.action_mask).cpu()
             self._times.mark("copy")
             self._times.finish()
@@ -205,7 +205,7 @@ class InferenceEngine:
         with torch.no_grad():
             condition = model.condition(model.observe(observations))
             guidance = self._guidance(observations, prefixes or [None] * len(observations), condition)
-            actions = self._act(condition, self._draw(noise_keys), guidance)
+            actions = self.act(condition, self.draw_noise(noise_keys), guidance)
             actions = model.condition.unscale_actions(actions, condition.action_mask)
             rows = actions.float().cpu().numpy()
         return [self._chunk(observation, row) for observation, row in zip(observations, rows, strict=True)]
@@ -248,11 +248,11 @@ class InferenceEngine:
             stamp_ns=0,
         )
 
-    def _act(
+    def act(
         self,
         condition: Condition,
         noise: Float[Tensor, "batch*candidate horizon slot"],
-        guidance: Guidance | None,
+        guidance: Guidance | None = None,
     ) -> Float[Tensor, "batch horizon slot"]:
         """Actions of a checkpoint: the sampler's, or what its head makes of them."""
         mask = condition.action_mask.repeat_interleave(self._candidates, dim=0)
@@ -323,7 +323,7 @@ class InferenceEngine:
             )
         return acting
 
-    def _draw(self, keys: Sequence[int]) -> Float[Tensor, "batch*candidate horizon slot"]:
+    def draw_noise(self, keys: Sequence[int]) -> Float[Tensor, "batch*candidate horizon slot"]:
         """Noise by key; of several candidates the first one's is that of a policy without."""
         shape = (self.horizon, self.policy.config.action_dim)
         named = [key + candidate * _KEYS for key in keys for candidate in range(self._candidates)]
