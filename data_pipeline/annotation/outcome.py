@@ -32,7 +32,7 @@ def episode_success(episodes: EpisodeStore | EpisodeSelection) -> np.ndarray:
 def success_ratio(episodes: EpisodeStore | EpisodeSelection) -> np.ndarray:
     """float32 (episodes,): success over the rate of success of all tries of the same scene; 1 where all ended alike.
 
-    What could have ended otherwise tells good from bad; a scene that is always lost says nothing of what was done there.
+    What could have ended otherwise tells good from bad; a scene that is always lost says nothing of what was done.
     Episodes that name no scene are tries of one.
     """
     success = episode_success(episodes)
