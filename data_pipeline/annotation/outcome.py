@@ -11,7 +11,7 @@ import numpy as np
 from data_pipeline.selection import EpisodeSelection
 from data_pipeline.storage import EpisodeStore
 
-SUCCESS = "success"
+SUCCESS, SCENE = "success", "scene"
 
 
 def episode_success(episodes: EpisodeStore | EpisodeSelection) -> np.ndarray:
@@ -27,3 +27,20 @@ def episode_success(episodes: EpisodeStore | EpisodeSelection) -> np.ndarray:
             f"({', '.join(silent[:3])}): record with `rdt rollout` or `rdt run --trials --record`"
         )
     return np.array(said, dtype=np.float32)
+
+
+def success_ratio(episodes: EpisodeStore | EpisodeSelection) -> np.ndarray:
+    """float32 (episodes,): success over the rate of success of all tries of the same scene; 1 where all ended alike.
+
+    What could have ended otherwise tells good from bad; a scene that is always lost says nothing of what was done.
+    Episodes that name no scene are tries of one.
+    """
+    success = episode_success(episodes)
+    scenes = [episodes.entry(i).source.get(SCENE, "") for i in range(len(episodes))]
+    ratio = np.ones_like(success)
+    for scene in set(scenes):
+        tries = np.array([other == scene for other in scenes])
+        rate = success[tries].mean()
+        if 0 < rate < 1:
+            ratio[tries] = success[tries] / rate
+    return ratio

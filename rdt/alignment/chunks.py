@@ -202,10 +202,10 @@ class CriticPolicy:
 class OutcomePolicy:
     """NCA over a batch: chunks of successes are its good candidates, those of failures are as good as nothing.
 
-    With K the batch and labels y_k / sum y, L = - sum_k label_k log sigmoid(R_k) - mean_k log sigmoid(-R_k): the
-    ratio of a success goes to 1 / P(success), that of a failure to 0, and no success pays for another. InfoNCA is the
-    same with a softmax over the batch; `imitation`, what both are compared with, makes what succeeded likelier and says
-    nothing else.
+    `batch.label` is what the ratio p(success | o, a) / p(success | o) is in the data: success over the rate among tries
+    of the same scene. L = - mean label log sigmoid(R) - mean log sigmoid(-R) has its optimum where e^R is that ratio,
+    so a chunk of which the data say nothing (label 1) is held where it is. InfoNCA is the same with a softmax over the
+    batch; `imitation`, what both are compared with, makes what succeeded likelier and says nothing else.
     """
 
     reference: VisuomotorPolicy
@@ -218,13 +218,12 @@ class OutcomePolicy:
         now = seen(self.reference, batch, model)
         ratio = self.beta * error_ratio(model, self.reference, now, now.chunk, draw, self.draws)
         assert batch.label is not None
-        success = batch.label
-        label = success / success.sum().clamp(min=1)
+        label = batch.label / len(batch.label)
         loss = _OUTCOME_LOSSES[self.kind](ratio[None], label[None])
-        told = ratio.detach()
+        told, failed = ratio.detach(), (batch.label == 0).float()
         return loss, {
-            "ratio_of_success": (told * label).sum(),
-            "ratio_of_failure": (told * (1 - success)).sum() / (1 - success).sum().clamp(min=1),
+            "ratio_of_success": (told * (1 - failed)).sum() / (1 - failed).sum().clamp(min=1),
+            "ratio_of_failure": (told * failed).sum() / failed.sum().clamp(min=1),
             "median_beta_g": told.abs().median(),
         }
 

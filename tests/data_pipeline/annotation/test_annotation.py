@@ -6,7 +6,7 @@ Run: pytest tests/data_pipeline/annotation/test_annotation.py
 import numpy as np
 import pytest
 
-from data_pipeline.annotation.outcome import episode_success
+from data_pipeline.annotation.outcome import episode_success, success_ratio
 from data_pipeline.annotation.tasks import episode_tasks
 from data_pipeline.schema.layout import NUM_SLOTS
 from data_pipeline.schema.types import Episode
@@ -30,6 +30,17 @@ def test_success_comes_from_each_episodes_source(tmp_path):
     store = make_store(tmp_path / "store", [(["a"], {"success": ended}) for ended in (True, False, True)])
     np.testing.assert_array_equal(episode_success(store), [1, 0, 1])
     np.testing.assert_array_equal(episode_success(EpisodeSelection(store, [2, 1])), [1, 0])
+
+
+def test_only_scenes_that_ended_either_way_tell_good_from_bad(tmp_path):
+    ends = {"a": [1, 1, 0, 0], "b": [1, 1], "c": [0, 0]}
+    store = make_store(
+        tmp_path / "store",
+        [(["x"], {"success": bool(end), "scene": scene}) for scene, all_ends in ends.items() for end in all_ends],
+    )
+    np.testing.assert_array_equal(success_ratio(store), [2, 2, 0, 0, 1, 1, 1, 1])
+    alone = make_store(tmp_path / "alone", [(["x"], {"success": end}) for end in (True, False)])
+    np.testing.assert_array_equal(success_ratio(alone), [2, 0])
 
 
 def test_episodes_that_say_nothing_are_named(tmp_path):

@@ -125,10 +125,19 @@ def test_a_policy_moves_towards_what_the_critic_likes(model, batch, critic):
 
 def test_successes_gain_and_failures_lose(model, batch):
     policy = trainable(model)
-    batch = dataclasses.replace(batch, label=torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    batch = dataclasses.replace(batch, label=torch.tensor([2.0, 2.0, 0.0, 0.0]))
     losses, metrics = trained(policy, OutcomePolicy(model), batch, steps=60, lr=1e-3)
     assert losses[-1] < losses[0]
     assert metrics["ratio_of_success"] > 0 > metrics["ratio_of_failure"]
+
+
+def test_chunks_of_which_the_data_say_nothing_are_held_where_they_are(model, batch):
+    policy = trainable(model)
+    batch = dataclasses.replace(batch, label=torch.ones(4))
+    loss, _ = OutcomePolicy(model)(policy, batch, SampleGenerator(0))
+    loss.backward()
+    gradients = [p.grad.abs().max() for p in policy.parameters() if p.requires_grad and p.grad is not None]
+    assert max(gradients) < 1e-6
 
 
 def test_a_batch_of_failures_alone_is_no_division_by_zero(model, batch):
