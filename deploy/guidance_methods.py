@@ -39,8 +39,8 @@ class Effort:
 
     behaviour: int = 10_000  # of 1024 points
     density: int = 8_000  # of 1024 points, through a second derivative
-    energy: int = 6_000  # of 8 x 256 points, a temperature each
-    conditioned: int = 24_000  # of 16 x 128 points, all temperatures
+    energy: int = 8_000  # of 8 x 256 points, a temperature each
+    conditioned: int = 32_000  # of 16 x 192 points, all temperatures
     fine_tuning: int = 6_000  # of 8 x 256 points
     srpo: int = 1_500
     srpo_side: int = 9  # of the square of wishes
@@ -154,7 +154,7 @@ class Lab:
         """The energy of all temperatures: beta is drawn a row, small ones more often, and multiplies the labels."""
 
         def batches(generator: torch.Generator) -> Support:
-            support = self.support(16, 128, generator)
+            support = self.support(16, 192, generator)
             beta = MAX_BETA * torch.rand(16, 1, generator=generator) ** 1.5
             return replace(support, value=beta * support.value, cond=beta)
 
