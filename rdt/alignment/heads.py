@@ -49,7 +49,7 @@ class Head(Trainable):
     """What the three have in common: sizes, and which features they look at.
 
     Those are the state and a few principal components of the pooled tokens, each scaled by its spread. Whole tokens,
-    hundreds of numbers of a few hundred episodes, are learnt by heart: held-out cross-entropy rises from the first steps.
+    hundreds of numbers of a few hundred episodes, are learnt by heart: held-out cross-entropy rises from the start.
     """
 
     slots: Int[Tensor, " live"]
