@@ -210,7 +210,7 @@ def test_a_prefix_is_scaled_and_guides_the_denoising_loop(make_engine, robot):
     condition = engine.model.condition(engine.model.observe([seen]))
     target = torch.zeros(1, 5, 128)
     target[:, :, robot.mask] = (0.3 - 1.0) / 2.0
-    noise = engine._draw([1])
+    noise = engine.draw_noise([1])
     with torch.no_grad():
         encoded = engine.policy.encode_condition(**vars(condition))
         guidance = Guidance(target, prefix_weights(5, 2, 1)[None, :, None])

@@ -60,6 +60,7 @@ def plain_rows(model, one, noise):
 
 def test_guidance_of_no_energy_changes_nothing_and_of_one_raises_it(model, condition, num_features):
     energy = make_head(ChunkEnergy, num_features)
+    energy.frequencies.zero_()  # the same at every time: each step then climbs what is asked at the end
     noise = noise_of(4)
     expected = plain(model, condition, noise)
     unguided = Acting(ActingConfig("guided", scale=0.0), energy).sample(model.policy, condition, noise)
