@@ -39,6 +39,7 @@ from robot_drivers.messages import Link, quality
 
 PATIENCE_S = 10.0
 WAYS = ("topic", "service")
+NUM_READERS = 2  # of the button, in the node: for a latched and for a plain writer
 
 
 def main() -> None:
@@ -123,13 +124,16 @@ def tell(operator: subprocess.Popen, word: str) -> int:
 
 
 def operate() -> None:
-    """Do what is read, say when."""
+    """Do what is read, say when. Begins once the node is known: a message to nobody is heard at the next discovery."""
     with Link("operator") as link:
         button = link.publish_on(Bool, "/estop", quality("reliable", latched=True))
+        service = link.node.create_client(Trigger, f"/{POLICY_NAME}/estop")
+        wait_for(lambda: button.get_subscription_count() >= NUM_READERS and service.service_is_ready())
         for line in sys.stdin:
             word, now_ns = line.strip(), time.monotonic_ns()
             if word == "service":
-                link.call(Trigger, f"/{POLICY_NAME}/estop", timeout_s=PATIENCE_S)
+                answer = service.call_async(Trigger.Request())
+                wait_for(answer.done)
             else:
                 button.publish(Bool(data=word == "topic"))
             print(now_ns, flush=True)
