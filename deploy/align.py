@@ -220,6 +220,7 @@ def _policy_stage(run: _Run, out: Path) -> None:
             trainer.run()
     with atomic_folder(out / CHECKPOINT, replace=True) as temporary:
         _copy_checkpoint(folder, temporary)
+        write_manifest(temporary)
 
 
 def _critic(run: _Run) -> ChunkCritic:
@@ -315,7 +316,6 @@ def _copy_checkpoint(source: Path, target: Path) -> None:
     """What acts, without what trains or has acted."""
     ignored = shutil.ignore_patterns("trainer.pt", "trainer", "best.json", MANIFEST_FILE, FOLDER)
     shutil.copytree(source, target, ignore=ignored, dirs_exist_ok=True)
-    write_manifest(target)
 
 
 def _train_config(start: TrainConfig, stage: StageConfig, config: AlignConfig, out: str) -> TrainConfig:

@@ -17,6 +17,8 @@ from data_pipeline.atomic import atomic_folder
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from deploy.robot import explain
+from rdt.alignment.acting import FOLDER as HEAD
+from rdt.alignment.acting import load_acting
 from rdt.encoders.condition import ConditionConfig
 from rdt.model.manifest import verify
 from rdt.model.released import inspect_released, load_released, save_released
@@ -66,6 +68,8 @@ def inspect(path: str) -> str:
     lines.append(f"  chunk     {checkpoint.model.horizon} actions at {checkpoint.robot.rate_hz:g} Hz")
     if progress := read_progress(folder):
         lines.append(f"  trained   {progress[0]} of {checkpoint.config.steps} steps, {progress[1]:.0f} s")
+    if (folder / HEAD).is_dir():
+        lines.append(f"  acts by   {load_acting(folder / HEAD).config}")
     if best := read_best(folder):
         lines.append(f"  best      {best}")
     if (folder / STATISTICS_FILE).is_file():

@@ -9,11 +9,11 @@ checkpoint without one samples as ever. Everything is in the network's scaled sp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import yaml
@@ -28,12 +28,13 @@ from rdt.alignment.heads import HEADS, ChunkCritic, ChunkEnergy, ChunkStudent, H
 from rdt.alignment.models import energy_gradient
 from rdt.batch import Condition
 from rdt.diffusion.schedule import alpha_sigma
+from rdt.model.manifest import verify
 from rdt.model.policy import EncodedCondition, RDTPolicy
 
 Kind = Literal["best_of", "guided", "student"]
 _HEAD_OF: dict[Kind, str] = {"best_of": "critic", "guided": "energy", "student": "student"}
 
-FOLDER = "head"
+FOLDER, FILES = "head", ("head.yaml", "head.safetensors")
 Draw = Callable[[Condition, Tensor], Tensor]
 
 MAX_PULL = 0.5
@@ -145,8 +146,9 @@ def save_acting(folder: str | Path, config: ActingConfig, head: Head) -> None:
 
 
 def load_acting(folder: str | Path) -> Acting:
-    """The inverse. Raises `ValueError` that says which file is wrong."""
+    """The inverse, compared with the checksums of the checkpoint around it. Raises `ValueError` for a damaged one."""
     folder = Path(folder)
+    verify(folder.parent, [f"{folder.name}/{name}" for name in FILES])
     note = read_yaml(folder / "head.yaml")
     try:
         acting, raw = note["acting"], note["head"]
@@ -156,8 +158,3 @@ def load_acting(folder: str | Path) -> Acting:
     except (KeyError, TypeError, RuntimeError, SafetensorError, OSError) as error:
         raise ValueError(f"{folder} holds no head that can be read ({error}): align anew") from None
     return Acting(config, head)
-
-
-def summary(folder: str | Path) -> Mapping[str, Any]:
-    """What `head.yaml` says, for people."""
-    return read_yaml(Path(folder) / "head.yaml")

@@ -127,6 +127,16 @@ def test_an_aligned_checkpoint_is_small_and_without_a_trainers_state(start, stor
     assert main(["checkpoint", "inspect", str(tmp_path / "sfbc" / "checkpoint")]) == 0
 
 
+def test_a_head_that_a_disk_has_changed_does_not_act(start, store, tmp_path):
+    align(run_of("sfbc", start, store, tmp_path))
+    file = tmp_path / "sfbc" / "checkpoint" / "head" / "head.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"head\.safetensors is damaged: expected checksum"):
+        InferenceEngine(load_checkpoint(tmp_path / "sfbc" / "checkpoint"))
+
+
 def test_a_critic_is_learnt_once_and_serves_all(start, store, tmp_path):
     align(run_of("sfbc", start, store, tmp_path))
     head = tmp_path / "critic" / "state" / "head.safetensors"

@@ -46,12 +46,13 @@ def test_the_best_of_several_is_what_the_critic_likes_best(model, condition, num
 
 
 def test_candidates_of_one_observation_share_its_encoding(model, condition, num_features):
-    """One row is expanded, several are repeated: the chunks are the same."""
+    """One row is expanded, several are repeated: the chunks are those of each noise alone."""
     noise = noise_of(12)
-    together = drawn(model.policy, condition, noise)
+    together = drawn(model.policy, condition, noise).unflatten(0, (4, 3))
+    for candidate in range(3):
+        torch.testing.assert_close(together[:, candidate], plain(model, condition, noise[candidate::3]))
     one = condition_of(model, make_batch(model, 1))
     torch.testing.assert_close(drawn(model.policy, one, noise[:3]), plain_rows(model, one, noise[:3]))
-    torch.testing.assert_close(together[:3], drawn(model.policy, condition, noise)[:3])
 
 
 def plain_rows(model, one, noise):

@@ -91,12 +91,17 @@ def test_a_policy_that_is_its_reference_has_no_ratio(model, batch):
     assert error_ratio(model, model, now, now.chunk, draw, 2).abs().max() == 0
 
 
-def test_the_ratio_does_not_depend_on_how_many_slots_the_robot_has(model, batch):
-    """An error that is everywhere twice the reference's is the same ratio, summed over however many numbers."""
-    other = make_policy(seed=5)
+def test_the_ratio_is_in_units_of_the_references_own_error(model, batch):
+    """Far from the reference it falls below -1; the other way round it stays within the reference's whole error."""
     now = seen(model, batch)
-    few = error_ratio(other, model, now, now.chunk, torch.Generator().manual_seed(0), 1)
-    assert few.shape == (4,) and few.abs().max() > 0
+    opposite = trainable(model)
+    with torch.no_grad():
+        opposite.policy.model.final_layer.ffn_final.fc2.weight.mul_(30)
+    near = error_ratio(model, model, now, now.chunk, torch.Generator().manual_seed(0), 1)
+    far = error_ratio(opposite, model, now, now.chunk, torch.Generator().manual_seed(0), 1)
+    turned = error_ratio(model, opposite, now, now.chunk, torch.Generator().manual_seed(0), 1)
+    assert near.abs().max() == 0 and (far < -1).all()
+    assert ((turned > 0) & (turned <= 1.5 * len(turned))).all()  # no better than perfect, in units of a mean
 
 
 def test_critics_of_chunks_see_each_candidate_with_its_own_observation(model, batch, critic):
