@@ -57,7 +57,7 @@ def contrast(
 class Conditioned:
     """Actions with the number of their condition, and the two halves' conditions as the network reads them."""
 
-    actions: Float[Tensor, row * action]
+    actions: Float[Tensor, " row *action"]
     cond: Any  # of rows 2 * row: the positives', then the negatives'
     same: Bool[Tensor, " row"] | None = None
 

@@ -132,7 +132,7 @@ def candidates(
 
 def log_success(
     critic: ChunkCritic, features: Float[Tensor, "row feature"], chunks: Float[Tensor, "row *k horizon slot"]
-) -> Float[Tensor, row * k]:
+) -> Float[Tensor, " row *k"]:
     """log P(success) of chunks: with temperature 1 its tilt is the policy given that it succeeds."""
     count = chunks[0, ..., 0, 0].numel()
     q = critic.q(features.repeat_interleave(count, dim=0), chunks.flatten(0, -3))
@@ -310,7 +310,7 @@ def error_ratio(
     chunks: Float[Tensor, "row *k horizon slot"],
     draw: torch.Generator,
     draws: int,
-) -> Float[Tensor, row * k]:
+) -> Float[Tensor, " row *k"]:
     """How much smaller the model's denoising error is than the reference's, in units of the latter; shared (t, eps)."""
     ours = RDTBehavior(model.policy, model.policy.encode_condition(**vars(now.own)))
     theirs = RDTBehavior(reference.policy, reference.policy.encode_condition(**vars(now.condition)))

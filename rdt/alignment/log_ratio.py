@@ -64,7 +64,7 @@ def denoising_error(
     weight: Callable[[Tensor], Tensor] = torch.ones_like,
     mask: Float[Tensor, "row *#k action"] | None = None,
     event_ndim: int = 1,
-) -> Float[Tensor, row * k]:
+) -> Float[Tensor, " row *k"]:
     """g = - mean over draws of W(t) [ |m (eps - eps_pi)|^2 - |m (eps - eps_ref)|^2 ].
 
     Unbiased for an ELBO difference, but the sigmoid or softmax around it is not linear: give several draws (t, eps),

@@ -177,7 +177,7 @@ def select(
     *,
     alpha: float = 100.0,
     num_selected: int = 1,
-) -> Float[Tensor, row * action]:
+) -> Float[Tensor, " row *action"]:
     """Draw `num_selected` candidates of each row without replacement, better ones more likely; their mean."""
     index = torch.multinomial(selection_probabilities(q, alpha, num_selected), num_selected, generator=generator)
     return chosen(actions, index).mean(dim=1)

@@ -64,15 +64,7 @@ class DiffusionNCA:
     t_min: float = 1e-3
     t_max: float = 1.0
     weight: Callable[[Tensor], Tensor] = torch.ones_like
-    mask: (
-        Float[
-            Tensor,
-            (
-                row  # k *action
-            ),
-        ]
-        | None
-    ) = None
+    mask: Float[Tensor, " row #k *action"] | None = None
 
     def __call__(
         self, model: BehaviorModel, batch: Support, generator: torch.Generator

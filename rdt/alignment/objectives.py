@@ -22,7 +22,7 @@ from rdt.diffusion.continuous import Schedule, draw_times, noised
 class Demonstrations:
     """Actions of the data with their conditions."""
 
-    actions: Float[Tensor, row * action]
+    actions: Float[Tensor, " row *action"]
     cond: Any = None
     mask: Float[Tensor, "row *#action"] | None = None
 

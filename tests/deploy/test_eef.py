@@ -20,7 +20,6 @@ from rdt.train.config import DemonstrationConfig
 from robot_drivers.bimanual import Bimanual
 from robot_drivers.limits.chain import SIMULATED
 from robot_drivers.tool_poses import Poses, ToolPoses
-from robot_drivers.types import ArmState
 
 pytest.importorskip("mujoco", reason="needs the extra `sim`")
 pytest.importorskip("gym_aloha", reason="needs the extra `sim`")
@@ -28,6 +27,7 @@ pytest.importorskip("gym_aloha", reason="needs the extra `sim`")
 from robot_drivers.sim.expert import plan
 from robot_drivers.sim.kinematics import ArmKinematics
 from robot_drivers.sim.tasks import draw_positions
+from tests.robots import ObedientArm
 
 ROBOT = Embodiment.from_yaml(find_config("robots", "sim_bimanual_eef"))
 SIDES = ("left", "right")
@@ -69,23 +69,6 @@ def tools(request):
 def way():
     """Targets of a scripted hand-over, float64 (401, 14) at 50 Hz."""
     return plan(TASK, draw_positions("centred_box", 3))
-
-
-class ObedientArm:
-    def __init__(self, positions):
-        self.positions, self.now_ns = positions, 0
-
-    def state(self):
-        return ArmState(self.positions.copy(), self.now_ns)
-
-    def command(self, command):
-        self.positions = command.positions
-
-    def hold(self):
-        pass
-
-    def close(self):
-        pass
 
 
 def follow(tools, way, spoil=lambda tick, rows: rows):

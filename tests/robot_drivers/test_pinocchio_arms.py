@@ -16,8 +16,7 @@ from deploy.bench_loop_parts import with_kinematics
 from robot_drivers.bimanual import Bimanual
 from robot_drivers.guarded_arm import GuardedArm
 from robot_drivers.limits.chain import LimitSettings
-from robot_drivers.types import ArmState
-from tests.robots import bimanual
+from tests.robots import ObedientArm, bimanual
 
 pytest.importorskip("pinocchio")
 from robot_drivers.pinocchio_arms import PinocchioArms
@@ -108,35 +107,18 @@ def test_joints_without_an_end_turn_alike_and_sliding_ones_are_refused(arms, tmp
         PinocchioArms(changed(arms={"left": {**arm, "model": str(file)}}), ["left", "right"])
 
 
-class FakeArm:
-    def __init__(self, positions):
-        self.positions, self.now_ns = positions, 0
-
-    def state(self):
-        return ArmState(self.positions.copy(), self.now_ns)
-
-    def command(self, command):
-        self.positions = command.positions
-
-    def hold(self):
-        pass
-
-    def close(self):
-        pass
-
-
 def test_the_kinematics_of_a_robot_switch_the_limit_on():
-    body = Bimanual(ROBOT, {"left": FakeArm(HOME[:7]), "right": FakeArm(HOME[7:])})
+    body = Bimanual(ROBOT, {"left": ObedientArm(HOME[:7]), "right": ObedientArm(HOME[7:])})
     assert body._guard._limits[-1].name == "workspace"
-    assert GuardedArm.of(ROBOT, "left", FakeArm(HOME[:7]))._limits[-1].name == "workspace"
-    assert GuardedArm.of(bimanual(), "left", FakeArm(HOME[:7]))._limits[-1].name == "acceleration"
+    assert GuardedArm.of(ROBOT, "left", ObedientArm(HOME[:7]))._limits[-1].name == "workspace"
+    assert GuardedArm.of(bimanual(), "left", ObedientArm(HOME[:7]))._limits[-1].name == "acceleration"
 
 
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 2**32 - 1))
 def test_two_arms_under_wild_commands_stay_in_their_workspace(arms, seed):
     """Random goals for a while each: neither the table, nor the other arm."""
-    fakes = {"left": FakeArm(HOME[:7]), "right": FakeArm(HOME[7:])}
+    fakes = {"left": ObedientArm(HOME[:7]), "right": ObedientArm(HOME[7:])}
     body = Bimanual(ROBOT, fakes, LimitSettings(approach_rad_s=math.inf))
     rng = np.random.default_rng(seed)
     for k in range(240):

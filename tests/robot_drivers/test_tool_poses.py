@@ -16,7 +16,7 @@ from robot_drivers.bimanual import Bimanual
 from robot_drivers.errors import ArmFaultError, CommandError
 from robot_drivers.limits.chain import LimitSettings
 from robot_drivers.tool_poses import Poses, ToolPoses, distances, tool_poses_of
-from robot_drivers.types import ArmState
+from tests.robots import ObedientArm
 
 T = 20_000_000
 AXES = ("x_rail", "y_rail", "z_rail", "roll", "pitch", "yaw")
@@ -52,30 +52,12 @@ class Gantries:
         return positions.ravel()
 
 
-class FakeArm:
-    def __init__(self, positions):
-        self.positions, self.now_ns, self.told = np.array(positions, dtype=np.float64), 0, []
-
-    def state(self):
-        return ArmState(self.positions.copy(), self.now_ns)
-
-    def command(self, command):
-        self.told.append(command)
-        self.positions = command.positions
-
-    def hold(self):
-        pass
-
-    def close(self):
-        pass
-
-
 HOME = np.array([0.1, 0.2, 0.3, 0.0, 0.1, 0.2, 2.0])
 SETTINGS = LimitSettings(approach_rad_s=math.inf, tracking_rad=math.inf)
 
 
 def body_of(eef, settings=SETTINGS):
-    arms = {side: FakeArm(HOME) for side in eef.arms}
+    arms = {side: ObedientArm(HOME) for side in eef.arms}
     return arms, Bimanual(eef, arms, settings, tool_poses=ToolPoses(eef, Gantries(), settings))
 
 
@@ -205,7 +187,7 @@ def test_a_robot_that_is_told_joints_has_none():
 
 def test_without_kinematics_the_yaml_is_told_what_it_lacks():
     with pytest.raises(ValueError, match=r"'gantries'.*control: eef.*no kinematics.arms for \['left', 'right'\]"):
-        Bimanual(robot(), {side: FakeArm(HOME) for side in ("left", "right")})
+        Bimanual(robot(), {side: ObedientArm(HOME) for side in ("left", "right")})
 
 
 def test_where_the_extra_lacks_the_words_that_install_it_come_first(monkeypatch):
@@ -213,4 +195,4 @@ def test_where_the_extra_lacks_the_words_that_install_it_come_first(monkeypatch)
         monkeypatch.setitem(sys.modules, library, None)
     shipped = Embodiment.from_yaml(find_config("robots", "sim_bimanual_eef"))
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'rdt-stack\[eef\]'"):
-        Bimanual(shipped, {side: FakeArm(HOME) for side in ("left", "right")})
+        Bimanual(shipped, {side: ObedientArm(HOME) for side in ("left", "right")})

@@ -17,7 +17,8 @@ from robot_drivers.limits.bounds import Bounds
 from robot_drivers.limits.chain import LimitSettings
 from robot_drivers.limits.limit import Motion
 from robot_drivers.limits.workspace import WorkspaceLimit
-from robot_drivers.types import ArmCommand, ArmState
+from robot_drivers.types import ArmCommand
+from tests.robots import ObedientArm
 
 T = 5_000_000
 V_MAX, A_MAX = 1.57, 8.0
@@ -55,26 +56,8 @@ class Plane:
         return np.array([self.wall_m - x, self.half_m - abs(y)])
 
 
-class FakeArm:
-    def __init__(self, positions):
-        self.positions, self.now_ns, self.told = positions, 0, []
-
-    def state(self):
-        return ArmState(self.positions.copy(), self.now_ns)
-
-    def command(self, command):
-        self.told.append(command)
-        self.positions = command.positions
-
-    def hold(self):
-        pass
-
-    def close(self):
-        pass
-
-
 def guarded(geometry, start=HOME):
-    arm = FakeArm(start)
+    arm = ObedientArm(start)
     return arm, GuardedArm(
         arm, BOUNDS, LimitSettings(approach_rad_s=math.inf, tracking_rad=math.inf), 1e9 / T, geometry
     )
