@@ -32,7 +32,7 @@ from data_pipeline.annotation.outcome import episode_success, success_ratio
 from data_pipeline.annotation.tasks import episode_tasks
 from data_pipeline.atomic import atomic_folder, check_writable, read_json, recover_folder, write_bytes
 from data_pipeline.schema.layout import NUM_SLOTS
-from data_pipeline.schema.registry import find_config, read_yaml, shipped_configs
+from data_pipeline.schema.registry import find_config, read_yaml, shipped_configs, unknown_name
 from data_pipeline.selection import EpisodeSelection, find_stores
 from data_pipeline.storage import EpisodeStore
 from deploy.align_config import NEEDS_CRITIC, AlignConfig, StageConfig
@@ -337,8 +337,10 @@ def _train_config(start: TrainConfig, stage: StageConfig, config: AlignConfig, o
 def trained_start(config: AlignConfig) -> Path:
     """The checkpoint that is aligned; where a shipped training config is named, that one is trained first."""
     name, shipped = config.start_from, shipped_configs("train")
-    if Path(name).exists() or name not in shipped:
+    if Path(name).exists():
         return Path(name)
+    if name not in shipped:
+        raise ValueError(unknown_name("checkpoint folder or training config", name, shipped))
     for before in runs(replace(load_config(shipped[name]), device=config.device)):
         folder = Path(before.out) / CHECKPOINT
         progress = read_progress(folder) if folder.exists() else None
@@ -380,7 +382,7 @@ def _statistics(start: Checkpoint) -> dict[str, Any] | None:
 def _same_run(config: AlignConfig, out: Path) -> None:
     """Note the resolved config; refuse to go on with another one."""
     file, now = out / ALIGN_FILE, plain_config(config)
-    if file.exists():
+    if file.exists() and any(path != file for path in out.iterdir()):  # else it had not begun
         before = {**read_yaml(file), "device": config.device}
         if changed := differences(before, {**now, "device": config.device}):
             raise ValueError(f"{out} was aligned with other settings ({', '.join(changed)}): use another out")

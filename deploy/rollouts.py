@@ -24,6 +24,7 @@ from data_pipeline.storage import EpisodeStore
 from deploy.evaluate import Settings, run_in_workers
 from deploy.intervals import wilson_interval
 from deploy.rollout import Trial, episode_name
+from rdt.train.checkpoint import is_checkpoint
 from rdt.train.config import differences
 from robot_drivers.sim.render import settle_backend
 from robot_drivers.sim.tasks import ENVIRONMENTS, EVALUATION_SEED, SEEDS_PER_RUN, TASKS, lookup
@@ -65,6 +66,8 @@ def record_rollouts(
     Raises `ValueError` where `out` holds rollouts of another checkpoint or of other settings.
     """
     environment = lookup(ENVIRONMENTS, config.environment)
+    if not is_checkpoint(checkpoint):
+        raise ValueError(f"{checkpoint} is no checkpoint of this stack: give a folder that `rdt train` has written")
     check_writable(out.parent)
     report_path, incoming = out.with_name(out.name + ".report.json"), out.with_name(out.name + ".incoming")
     settings = {"checkpoint": str(checkpoint), "rollouts": asdict(config)}

@@ -181,6 +181,15 @@ def test_another_config_in_the_same_folder_is_refused(start, store, tmp_path, ca
     assert "candidates: 3 -> 5" in capsys.readouterr().err
 
 
+def test_a_start_that_is_none_is_named_and_stands_in_nobodys_way(start, store, tmp_path, capsys):
+    run_of("sfbc", start, store, tmp_path)
+    assert main(["align", str(tmp_path / "align.yaml"), "--start_from", "align_strat"]) == 1
+    assert "unknown checkpoint folder or training config 'align_strat': did you mean 'align_start'?" in (
+        capsys.readouterr().err
+    )
+    assert main(["align", str(tmp_path / "align.yaml")]) == 0
+
+
 @pytest.mark.parametrize("name", sorted(shipped_configs("align")))
 def test_shipped_configs_are_read(name):
     assert load_align(find_config("align", name)).method == name.split("_")[0]

@@ -80,6 +80,12 @@ def test_scenes_are_their_own_and_tries_of_one_stand_together(tmp_path):
     assert max(trial.seed for trial in trials) < 2**32
 
 
+def test_a_policy_that_is_none_is_named(tmp_path):
+    with pytest.raises(ValueError, match="nobody is no checkpoint of this stack"):
+        record_rollouts(tmp_path / "nobody", CONFIG, tmp_path / "store", "cpu")
+    assert not list(tmp_path.iterdir())
+
+
 def test_settings_that_are_none_are_refused():
     with pytest.raises(ValueError, match="at least one scene"):
         RolloutConfig(scenes=0)
