@@ -12,15 +12,20 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.connection import wait as wait_for_one
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+UNWINDING_S = 60  # a job that has not unwound by then is killed, and what it left half-written stays
 
 
 def num_workers() -> int:
@@ -40,8 +45,7 @@ def worker_pool(workers: int, shared: Any = None) -> Iterator[ProcessPoolExecuto
         try:
             yield pool
         except BaseException as error:
-            for process in list(pool._processes.values()):
-                process.terminate()
+            _end(list(pool._processes.values()))
             if isinstance(error, BrokenProcessPool):
                 raise RuntimeError(
                     "a worker process was killed, most often because memory ran out: close other programs and "
@@ -102,15 +106,28 @@ def _submit(pool: ProcessPoolExecutor, call: Callable[[Job], Result], job: Job) 
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """Tell workers to leave until all have: a signal that comes just before a process falls asleep does not wake it."""
+    deadline = time.monotonic() + UNWINDING_S
+    while (alive := [process for process in processes if process.is_alive()]) and time.monotonic() < deadline:
+        for process in alive:
+            process.terminate()
+        wait_for_one([process.sentinel for process in alive], timeout=0.2)
+    for process in alive:
+        process.kill()
+
+
 def _run(call: Callable[[Job], Result], job: Job) -> Result:
     global _in_job
-    _in_job = True
     try:
-        return call(job)
+        # inside another `try`, because `_leave` may raise at any line where `_in_job` is set, the last one included
+        try:
+            _in_job = True
+            return call(job)
+        finally:
+            _in_job = False
     except SystemExit:
         os._exit(1)  # the pool would take this for the job's answer, and go on with the next one
-    finally:
-        _in_job = False
 
 
 def _prepare_worker(shared: Any) -> None:
@@ -122,14 +139,18 @@ def _prepare_worker(shared: Any) -> None:
 
 
 _in_job = False
+_unwinding = False
 _shared: Any = None
 
 
 def _leave(*_: object) -> None:
-    """Unwind the job in hand, so that it removes its temporary files; leave at once where there is none."""
-    if _in_job:
+    """Unwind the job in hand once, so that it removes its temporary files; leave at once where there is none."""
+    global _unwinding
+    if not _in_job:
+        os._exit(1)
+    if not _unwinding:
+        _unwinding = True
         sys.exit(1)
-    os._exit(1)
 
 
 def _leave_with_parent() -> None:
