@@ -81,6 +81,7 @@ class DemonstrationConfig:
     environment: str = "sim_handover"
     per_task: int = 0  # accepted demonstrations of each task; 0: train on `data.stores` alone
     noise_rad: float = 0.01  # standard deviation of the disturbance that the expert corrects
+    action: Literal["intended", "executed"] = "intended"  # executed: the disturbance is recorded, as of a shaky hand
     seed: int = 0
 
 
