@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from data_pipeline.annotation.eeg.synthetic import CLASSES, Setting, make_dataset, make_pattern  # noqa: E402
-from deploy.bench_eeg import POOLED, WHOSE, accuracies, first_trials  # noqa: E402
-from deploy.cli import main  # noqa: E402
+from data_pipeline.annotation.eeg.synthetic import CLASSES, Setting, make_dataset, make_pattern
+from deploy.bench_eeg import POOLED, WHOSE, accuracies, first_trials
+from deploy.cli import main
 
 
 def test_every_method_has_a_row_that_says_whose_it_is(tmp_path, capsys):

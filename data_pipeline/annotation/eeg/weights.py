@@ -112,6 +112,8 @@ def subsampled_weights(
     """
     X, y = np.asarray(X), np.asarray(y)
     rows_of_trial = [np.flatnonzero(trials == trial) for trial in np.unique(trials)]
+    if max(map(len, rows_of_trial)) <= segments_per_trial:  # all subsamples are the same
+        return pair_weights(X, y, classes, method)
     total = np.zeros((len(class_pairs(len(classes))), *X.shape[1:]))
     for _ in range(num_subsamples):
         chosen = [rng.permutation(rows)[:segments_per_trial] for rows in rows_of_trial]

@@ -104,7 +104,7 @@ def test_the_report_begins_with_the_lowest(tmp_path):
 
 
 def test_stores_without_eeg_are_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match="no episode of .*store says how its operator felt"):
+    with pytest.raises(ValueError, match=r"no episode of .*store says how its operator felt"):
         valence_weights([make_store(tmp_path / "store", ROWS[4:])], 1.0)
 
 

@@ -5,15 +5,15 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from data_pipeline.annotation.eeg.analysis import (  # noqa: E402
+from data_pipeline.annotation.eeg.analysis import (
     aggregation,
     compare_patterns,
     density_clusters,
     embed,
     pattern_maps,
 )
-from data_pipeline.annotation.eeg.normalise import personal_zscore  # noqa: E402
-from data_pipeline.annotation.eeg.synthetic import Recordings, Setting, make_dataset, make_pattern  # noqa: E402
+from data_pipeline.annotation.eeg.normalise import personal_zscore
+from data_pipeline.annotation.eeg.synthetic import Recordings, Setting, make_dataset, make_pattern
 
 
 def people(seed: int = 0, **changes) -> Recordings:

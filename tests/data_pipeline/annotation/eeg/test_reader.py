@@ -32,7 +32,7 @@ def test_labels_are_those_of_the_file(tmp_path):
 
 def test_what_is_missing_is_told(seed_file, tmp_path):
     path, _ = seed_file
-    with pytest.raises(ValueError, match="no features psd1, psd2, ...; it holds de_LDS, de_movingAve"):
+    with pytest.raises(ValueError, match=r"no features psd1, psd2, \.\.\.; it holds de_LDS, de_movingAve"):
         read_seed_features(path, "psd")
     with pytest.raises(ValueError, match="no array `label`"):
         read_seed_labels(path)

@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from sklearn.linear_model import LogisticRegression  # noqa: E402
+from sklearn.linear_model import LogisticRegression
 
-from data_pipeline.annotation.eeg.normalise import personal_zscore  # noqa: E402
-from data_pipeline.annotation.eeg.synthetic import CLASSES, Setting, make_dataset, make_pattern  # noqa: E402
+from data_pipeline.annotation.eeg.normalise import personal_zscore
+from data_pipeline.annotation.eeg.synthetic import CLASSES, Setting, make_dataset, make_pattern
 
 
 def test_every_person_has_a_third_of_the_trials_of_each_class_and_trials_of_their_own():

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-sklearn = pytest.importorskip("sklearn")
+pytest.importorskip("sklearn")
 
-from sklearn.base import clone  # noqa: E402
-from sklearn.exceptions import NotFittedError  # noqa: E402
-from sklearn.model_selection import GroupKFold, cross_val_score  # noqa: E402
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GroupKFold, cross_val_score
 
-from data_pipeline.annotation.eeg.normalise import personal_zscore  # noqa: E402
-from data_pipeline.annotation.eeg.synthetic import CLASSES, Setting, make_dataset, make_pattern  # noqa: E402
-from data_pipeline.annotation.eeg.wcmf import CALIBRATED, PUBLISHED, ChannelModelMatrix, fuse  # noqa: E402
+from data_pipeline.annotation.eeg.normalise import personal_zscore
+from data_pipeline.annotation.eeg.synthetic import CLASSES, Setting, make_dataset, make_pattern
+from data_pipeline.annotation.eeg.wcmf import CALIBRATED, PUBLISHED, ChannelModelMatrix, fuse
 
 SMALL = Setting(num_channels=8, num_people=4, segments_per_trial=8, amplitude=1.0, absent=0.0, reversed_=0.0)
 
@@ -42,7 +42,7 @@ def test_it_is_an_estimator_as_scikit_learn_has_them(fitted):
     assert again.set_params(fusion="signed", C=2.0).C == 2.0
     with pytest.raises(NotFittedError):
         matrix().predict(np.zeros((2, 8, 5)))
-    (X, y, trial, person), _ = data()
+    (X, y, _, person), _ = data()
     scores = cross_val_score(matrix(), X, y, groups=person, cv=GroupKFold(4))
     assert scores.mean() > 0.7 > 1 / 3
 

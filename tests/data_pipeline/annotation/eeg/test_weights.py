@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from data_pipeline.annotation.eeg.weights import (  # noqa: E402
+from data_pipeline.annotation.eeg.weights import (
     METHODS,
     class_pairs,
     class_weights,
