@@ -180,6 +180,23 @@ def test_stores_without_eeg_stop_a_run_that_asks_for_it(road, capsys):
     assert "annotate them with `rdt data annotate`" in capsys.readouterr().err
 
 
+def test_demonstrations_of_the_simulator_are_annotated_and_weighed(journey, tmp_path):
+    """The quick start's own demonstrations and checkpoint; 50 Hz, so 200 steps a window."""
+    plain = EpisodeStore.open(journey.out / "store")
+    windows = min(plain.episode_lengths) // steps_of(1, plain.embodiment.rate_hz)
+    felt = [1, -1] * (len(plain) // 2)
+    study = write_study(tmp_path / "eeg", {"anna": felt}, windows, names={"anna": list(plain.names)})
+    words = [str(plain.path), "--eeg", str(study), "--out", str(tmp_path / "store")]
+    assert main(["--debug", "data", "annotate", *words]) == 0
+    (weights,) = valence_weights([EpisodeStore.open(tmp_path / "store")], STRENGTH)
+    assert np.corrcoef(np.log(weights), felt)[0, 1] > 0.7
+    words = ["--demonstrations.per_task", "0", "--data.stores", f"['{tmp_path / 'store'}']", "--steps", "4"]
+    words += ["--start_from", str(journey.out / "checkpoint"), "--data.operator_valence_strength", str(STRENGTH)]
+    run = ["train", str(journey.folder / "small.yaml"), "--out", str(tmp_path / "run"), *words, "--plot_every", "0"]
+    assert main(["--debug", *run]) == 0
+    assert (tmp_path / "run/checkpoint").is_dir()
+
+
 def test_the_valence_is_a_reward_for_alignment(road, trained):
     path = road.folder / "align.yaml"
     content = {

@@ -99,8 +99,7 @@ def raw_signal(entropies: np.ndarray, rng: np.random.Generator, rate_hz: float =
     length = round(WINDOW_S * rate_hz)
     signal = np.zeros((num_channels, num_windows * length))
     for band, edges in enumerate(BANDS.values()):
-        white: np.ndarray = rng.standard_normal(signal.shape)
-        noise = band_pass(white, rate_hz, *edges)
+        noise = band_pass(rng.standard_normal((num_channels, num_windows * length)), rate_hz, *edges)
         windows = noise.reshape(num_channels, num_windows, length)
         deviation = np.exp(entropies[:, :, band].T - 0.5 * np.log(2 * np.pi * np.e))  # (channel, window)
         windows *= (deviation / windows.std(axis=2))[:, :, None]

@@ -42,9 +42,14 @@ def make_operator(
 
 
 def write_study(
-    folder: Path, felt: dict[str, list[int]], windows: int, seed: int = 0, shuffled: bool = False, **keys: Any
+    folder: Path,
+    felt: dict[str, list[int]],
+    windows: int,
+    seed: int = 0,
+    shuffled: bool = False,
+    names: dict[str, list[str]] | None = None,
 ) -> Path:
-    """SEED-style .mat files and a YAML for operators -> what they felt in their episodes, named OPERATOR_NUMBER.
+    """SEED-style .mat files and a YAML for operators -> what they felt in their episodes, by default OPERATOR_NUMBER.
 
     `shuffled` gives the EEG of each episode to another one of the same operator.
     """
@@ -73,9 +78,9 @@ def write_study(
             labelled.append({**part, "label": NAMES[label]})
         for number in range(len(classes)):
             part = {"person": who, "session": "monday", "file": f"{who}.mat", "trial": len(CLASSES) + 1 + number}
-            episodes.append({**part, "episode": f"{who}_{number}"})
+            episodes.append({**part, "episode": names[who][number] if names else f"{who}_{number}"})
     path = folder / "eeg.yaml"
-    path.write_text(yaml.safe_dump({"labelled": labelled, "episodes": episodes, **keys}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({"labelled": labelled, "episodes": episodes}), encoding="utf-8")
     return path
 
 
