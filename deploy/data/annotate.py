@@ -6,9 +6,11 @@ import argparse
 
 from tqdm import tqdm
 
-from data_pipeline.annotation.valence import NOTE
+from data_pipeline.annotation.valence import operator_states
 from data_pipeline.storage import EpisodeStore
 from deploy.doctor import require
+
+LEAST_CONFIDENCE = 0.01
 
 
 def command(args: argparse.Namespace) -> None:
@@ -19,10 +21,12 @@ def command(args: argparse.Namespace) -> None:
     study = Study.from_yaml(args.eeg)
     with tqdm(total=len(store), desc="annotate", unit="episode", dynamic_ncols=True) as bar:
         written = annotate(store, study, args.out, progress=bar.update)
-    notes = [entry.source[NOTE] for entry in written.entries if NOTE in entry.source]
-    models = {note["operator"]: note["model"] for note in notes}
-    print(f"{len(notes)} of {len(written)} episodes in {args.out} say how their operator felt")
-    for operator, model in models.items():
-        own = sum(note["operator"] == operator for note in notes)
-        print(f"operator      {operator}: {own} episodes, model {model}")
+    states = [state for state in operator_states([written])[0] if state is not None]
+    print(f"{len(states)} of {len(written)} episodes in {args.out} say how their operator felt")
+    for operator, model in {state.operator: state.model for state in states}.items():
+        own = [state.confidence for state in states if state.operator == operator]
+        sure = sum(own) / len(own)
+        print(f"operator      {operator}: {len(own)} episodes, mean confidence {sure:.2f}, model {model}")
+        if sure < LEAST_CONFIDENCE:
+            print(f"              nothing in the labelled parts of {operator} tells classes apart: label longer ones")
     print(f"personal data: {args.out} tells how people felt; next: rdt data curate {args.out}")

@@ -29,7 +29,6 @@ except ImportError as error:
     raise ModuleNotFoundError(f"reading EEG needs scikit-learn ({error}): pip install 'rdt-stack[eeg]'") from error
 
 Fusion = Literal["equal", "source", "target", "agreement", "signed"]
-PUBLISHED: tuple[Fusion, ...] = ("source", "target")
 CALIBRATED: tuple[Fusion, ...] = ("target", "agreement", "signed")
 """Fusions that want labelled samples of the person."""
 

@@ -21,6 +21,7 @@ from data_pipeline.annotation.valence import (
     valence_weights,
 )
 from data_pipeline.merge import Rename, merge
+from data_pipeline.repair import repair_store
 from data_pipeline.schema.layout import NUM_SLOTS
 from data_pipeline.schema.types import Episode
 from data_pipeline.selection import EpisodeSelection
@@ -108,10 +109,13 @@ def test_stores_without_eeg_are_refused_by_name(tmp_path):
         valence_weights([make_store(tmp_path / "store", ROWS[4:])], 1.0)
 
 
-def test_a_merged_store_keeps_it(tmp_path):
+def test_merged_and_repaired_stores_keep_it(tmp_path):
     stores = [make_store(tmp_path / name, rows) for name, rows in (("one", ROWS[:3]), ("other", ROWS[3:]))]
     merged = merge(stores, tmp_path / "both", [Rename.parse("2:episodes:=other/")])
     np.testing.assert_allclose(relative_valence([merged])[0], np.concatenate(relative_valence(stores)))
+    assert repair_store(merged.path, tmp_path / "repaired") == []
+    repaired = EpisodeStore.open(tmp_path / "repaired")
+    np.testing.assert_array_equal(relative_valence([repaired])[0], relative_valence([merged])[0])
 
 
 def test_annotations_of_another_kind_stay(tmp_path):
