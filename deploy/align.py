@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from data_pipeline.annotation.outcome import episode_success, success_ratio
 from data_pipeline.annotation.tasks import episode_tasks
+from data_pipeline.annotation.valence import valence_ratio
 from data_pipeline.atomic import atomic_folder, check_writable, read_json, recover_folder, write_bytes
 from data_pipeline.schema.layout import NUM_SLOTS
 from data_pipeline.schema.registry import find_config, read_yaml, shipped_configs, unknown_name
@@ -190,8 +191,11 @@ def _policy_stage(run: _Run, out: Path) -> None:
             start.model, run.critic, config.beta, config.temperature, config.candidates, config.draws
         )
     elif config.method == "nca":
-        of = episode_success if config.kind == "imitation" else success_ratio
-        labels = [of(store) for store in run.stores]
+        if config.learn_from == "operator_valence":
+            labels = valence_ratio(run.stores, config.temperature)
+        else:
+            of = episode_success if config.kind == "imitation" else success_ratio
+            labels = [of(store) for store in run.stores]
         objective = OutcomePolicy(start.model, config.beta, config.draws, config.kind)
     else:
         labels = episode_tasks(run.stores)

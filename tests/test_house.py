@@ -50,7 +50,10 @@ CONFINED = {
     "daqp": ("robot_drivers/pink_solver.py",),
     "websockets": ("deploy/serve/",),
     "msgpack": ("deploy/serve/",),
+    "mne": ("data_pipeline/annotation/eeg/reader.py",),
+    "sklearn": ("data_pipeline/annotation/eeg/", "deploy/bench_eeg.py"),
 }
+ESTIMATOR = "data_pipeline/annotation/eeg/wcmf.py"
 SCHEMA_MAY_IMPORT = {"numpy", "yaml"}
 MODEL_MAY_IMPORT = {  # constants of the schema
     "data_pipeline.schema.layout",
@@ -173,6 +176,8 @@ def test_importing_the_house_needs_no_extra():
         "rtde_receive",
         "pyrealsense2",
         "yourdfpy",
+        "sklearn",
+        "mne",
     }
     for path in source_files():
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -185,4 +190,6 @@ def test_importing_the_house_needs_no_extra():
                 continue
             if relative(path).startswith(CONFINED["rclpy"]):  # a ROS 2 face: who imports it has asked for ROS
                 found -= {"rclpy"}
+            if relative(path) == ESTIMATOR:  # a class of scikit-learn's
+                found -= {"sklearn"}
             assert not found & heavy, f"{relative(path)} imports {found & heavy} when it is imported"
