@@ -387,7 +387,7 @@ def _same_run(config: AlignConfig, out: Path) -> None:
     """Note the resolved config; refuse to go on with another one."""
     file, now = out / ALIGN_FILE, plain_config(config)
     if file.exists() and any(path != file for path in out.iterdir()):  # else it had not begun
-        before = {**read_yaml(file), "device": config.device}
+        before = {**plain_config(load_align(file)), "device": config.device}
         if changed := differences(before, {**now, "device": config.device}):
             raise ValueError(f"{out} was aligned with other settings ({', '.join(changed)}): use another out")
     out.mkdir(parents=True, exist_ok=True)
