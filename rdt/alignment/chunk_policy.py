@@ -1,8 +1,8 @@
 """A policy that plans several actions at once, as a policy of Tianshou: it asks, replays, and asks again.
 
-What is asked is any function of observations, so that an RDT checkpoint, which lives with its engine above this package,
-is handed in. Online learning of it is no part of this: a diffusion policy has no tractable likelihood. Collectors serve
-for evaluation, for data, and to label rewards.
+What is asked is any function of observations: an RDT checkpoint lives with its engine above this package and is handed
+in. It is not learnt online: a diffusion policy has no tractable likelihood. Collectors serve for evaluation, for data,
+and to label rewards.
 
 The state that Tianshou carries for each environment holds what is left to replay, so that the policy itself remembers
 nothing and several collectors may share it. Tianshou zeroes the rows of environments that begin anew: `live` is then

@@ -11,6 +11,7 @@ lie outside [-1, 1], since its bound is a cut.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -129,14 +130,16 @@ def make_policy(
     for layer in actor.mu.modules():  # first actions near zero (Andrychowicz et al. 2021, figure 24)
         if isinstance(layer, nn.Linear):
             layer.weight.data.mul_(0.01)
-    return ProbabilisticActorPolicy(
-        actor=actor,
-        dist_fn=dist_of,
-        deterministic_eval=True,
-        action_space=actions,
-        action_scaling=True,
-        action_bound_method="tanh" if config.algorithm == "reinforce" else "clip",
-    )
+    with warnings.catch_warnings():  # it advises an unbounded actor, which this one is
+        warnings.filterwarnings("ignore", message="action_scaling and action_bound_method are only intended")
+        return ProbabilisticActorPolicy(
+            actor=actor,
+            dist_fn=dist_of,
+            deterministic_eval=True,
+            action_space=actions,
+            action_scaling=True,
+            action_bound_method="tanh" if config.algorithm == "reinforce" else "clip",
+        )
 
 
 def make_algorithm(config: RLConfig, observation_space: spaces.Space, action_space: spaces.Space) -> Algorithm:

@@ -93,7 +93,7 @@ def test_every_action_is_the_planned_one_across_episode_ends(vector_env):
 
 def _lengths(state: np.ndarray) -> list[int]:
     """Of each episode, also of those that had not ended."""
-    names, counts = np.unique(state[:, :2], axis=0, return_counts=True)
+    _, counts = np.unique(state[:, :2], axis=0, return_counts=True)
     return counts.tolist()
 
 
