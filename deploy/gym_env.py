@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -71,7 +71,7 @@ class SimEnv(gymnasium.Env):
     reward, 0 to 4), `fault`, and `sent` (14,), the targets that the arms were told last, after all limits.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": POLICY_HZ}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": POLICY_HZ}  # noqa: RUF012
 
     def __init__(self, config: SimEnvConfig | None = None, render_mode: str | None = None) -> None:
         self.config = config = config or SimEnvConfig()

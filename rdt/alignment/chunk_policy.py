@@ -12,7 +12,7 @@ False, which no running plan is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium import spaces
@@ -48,13 +48,14 @@ class ChunkPolicy(Policy):
             action_bound_method=None,
         )
         self.predict = predict
+        self.action_shape: tuple[int, ...] = action_space.shape
         self.num_actions = num_actions
 
     def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
         """Actions (n, action) of n environments, and what is left of their plans."""
         count = len(batch.obs)
         if state is None:
-            shape = (count, self.num_actions, *self.action_space.shape)
+            shape = (count, self.num_actions, *self.action_shape)
             plan, done, live = np.zeros(shape, np.float32), np.zeros(count, np.int64), np.zeros(count, bool)
         else:
             plan, done, live = state.plan.copy(), state.done.copy(), state.live.copy()
@@ -66,7 +67,7 @@ class ChunkPolicy(Policy):
 
     def _ask(self, observations: Any, due: np.ndarray) -> np.ndarray:
         chunks = np.asarray(self.predict(_rows(observations, due)), dtype=np.float32)
-        wanted = (len(due), self.num_actions, *self.action_space.shape)
+        wanted = (len(due), self.num_actions, *self.action_shape)
         if chunks.ndim != 3 or chunks[:, : self.num_actions].shape != wanted:
             raise ValueError(
                 f"predict must answer {len(due)} observations with at least {self.num_actions} actions each, shape "
@@ -83,10 +84,11 @@ def finished_episodes(buffer: ReplayBuffer) -> list[Batch]:
     indices = buffer.sample_indices(0)
     done = np.asarray(buffer.done[indices], dtype=bool)
     going = set(buffer.unfinished_index().tolist())  # the last rows of sub-buffers that are in an episode
-    episodes, begin = [], 0
+    episodes: list[Batch] = []
+    begin = 0
     for position, index in enumerate(indices.tolist()):
         if done[position]:
-            episodes.append(buffer[indices[begin : position + 1]])
+            episodes.append(cast(Batch, buffer[indices[begin : position + 1]]))
         if done[position] or index in going:
             begin = position + 1
     return episodes
