@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -297,24 +298,20 @@ def training(
 
     Sets the global random seeds of torch and numpy, which Tianshou draws from, so one run at a time. `algorithm` makes
     another one than `make_algorithm` from observation and action space: the trainer is that of its kind. `prepare` may
-    hang hooks on the collector of training. `evaluation_env` is a second kind of environment, with other rewards, say.
+    hang hooks on the collector of training. `evaluation_env` is a second kind of environment: of the same spaces, with
+    other rewards, say.
     """
     torch.manual_seed(config.seed)
     np.random.seed(config.seed)
     envs = make_envs(config, make_env)
     tests = [(evaluation_env or make_env)() for _ in range(config.evaluation_episodes)]
     try:
-        learner = _learner(config, tests[0] if evaluation_env is None else make_env(), algorithm)
+        learner = (algorithm or partial(make_algorithm, config))(tests[0].observation_space, tests[0].action_space)
         yield from _Training(config, learner, envs, tests, prepare).run()
     finally:
         envs.close()
         for test in tests:
             test.close()
-
-
-def _learner(config: RLConfig, env: Any, algorithm: Any) -> Algorithm:
-    make = algorithm or (lambda observations, actions: make_algorithm(config, observations, actions))
-    return make(env.observation_space, env.action_space)
 
 
 class _Training:
@@ -332,7 +329,7 @@ class _Training:
         self.off_policy = isinstance(algorithm, OffPolicyAlgorithm)
         if not self.off_policy and not isinstance(algorithm, OnPolicyAlgorithm):
             raise TypeError(f"{type(algorithm).__name__} learns neither on- nor off-policy: it needs no environment")
-        size = config.replay.size if self.off_policy else config.collect_steps
+        size = min(config.replay.size, config.steps) if self.off_policy else config.collect_steps
         buffer = VectorReplayBuffer(size, config.envs, random_seed=config.seed)
         self.collector = Collector[CollectStats](algorithm, envs, buffer, exploration_noise=self.off_policy)
         self.steps = self.updates = 0
