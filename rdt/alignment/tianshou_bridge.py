@@ -19,7 +19,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import nn
 
 from data_pipeline.schema.types import Transition
@@ -27,6 +26,7 @@ from rdt.alignment.actors import ACTIVATIONS, Actor, ActorConfig, Rollout, run_e
 from rdt.alignment.rl_config import RLConfig, is_off_policy
 
 try:
+    from gymnasium import spaces
     from tianshou.algorithm import A2C, DDPG, NPG, PPO, SAC, TD3, TRPO, Reinforce
     from tianshou.algorithm.algorithm_base import Algorithm, OffPolicyAlgorithm, OnPolicyAlgorithm, Policy
     from tianshou.algorithm.modelfree.ddpg import ContinuousDeterministicPolicy
