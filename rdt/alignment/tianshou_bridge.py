@@ -38,7 +38,8 @@ try:
         OptimizerFactory,
         RMSpropOptimizerFactory,
     )
-    from tianshou.data import Batch, Collector, CollectStats, ReplayBuffer, VectorReplayBuffer
+    from tianshou.data import Batch as Batch  # handed on: others import no Tianshou
+    from tianshou.data import Collector, CollectStats, ReplayBuffer, VectorReplayBuffer
     from tianshou.env import BaseVectorEnv, DummyVectorEnv, SubprocVectorEnv, VectorEnvNormObs
     from tianshou.exploration import GaussianNoise
     from tianshou.trainer import OffPolicyTrainer, OffPolicyTrainerParams, OnPolicyTrainer, OnPolicyTrainerParams
@@ -404,21 +405,15 @@ def buffer_of(transition: Transition, policy: Policy) -> ReplayBuffer:
         np.clip(policy.map_action_inverse(transition.actions), -1, 1) if policy.action_scaling else transition.actions
     )
     ends = transition.ends()
-    buffer = ReplayBuffer(size=transition.num_rows)
-    for row in range(transition.num_rows):
-        buffer.add(
-            Batch(
-                obs=transition.observations[row],
-                act=actions[row],
-                rew=float(transition.rewards[row]),
-                terminated=bool(transition.terminals[row]),
-                truncated=bool(ends[row] and not transition.terminals[row]),
-                done=bool(ends[row]),
-                obs_next=transition.next_observations[row],
-                info={},
-            )
-        )
-    return buffer
+    return ReplayBuffer.from_data(
+        obs=transition.observations,
+        act=actions,
+        rew=transition.rewards.astype(np.float64),
+        terminated=transition.terminals,
+        truncated=ends & ~transition.terminals,
+        done=ends,
+        obs_next=transition.next_observations,
+    )
 
 
 def transition_of_buffer(buffer: ReplayBuffer, policy: Policy, name: str) -> Transition:
