@@ -40,7 +40,7 @@ class TableRow:
     steps: tuple[int, ...]  # of the evaluations
     means: tuple[float, ...]  # over seeds, one an evaluation
     best: float  # the highest of them
-    std: float  # over seeds, there
+    std: float | None  # over seeds, there; none of a single one
     published: float | None
 
     @property
@@ -49,9 +49,10 @@ class TableRow:
 
     def __str__(self) -> str:
         beside = "none" if self.published is None else f"{self.published:g}"
+        spread = "one seed" if self.std is None else f"+- {self.std:.1f} over {len(self.seeds)} seeds"
         return (
-            f"{self.task:26s} {self.algorithm:9s} {self.best:9.1f} +- {self.std:.1f} "
-            f"({len(self.seeds)} seeds, {self.steps[-1]:,} steps); published {beside}"
+            f"{self.task:26s} {self.algorithm:9s} {self.best:9.1f} {spread}, {self.steps[-1]:,} steps; "
+            f"published {beside}"
         )
 
 
@@ -79,7 +80,7 @@ def table(runs: Sequence[tuple[RLConfig, list[dict[str, Any]]]]) -> list[TableRo
                 tuple(row["steps"] for row in next(iter(by_seed.values()))[:common]),
                 tuple(means.mean(axis=0).tolist()),
                 float(means[:, best].mean()),
-                float(means[:, best].std()),
+                float(means[:, best].std()) if len(means) > 1 else None,
                 published(task, algorithm),
             )
         )
