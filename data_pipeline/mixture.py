@@ -11,11 +11,14 @@ section 5); and `chosen_steps`, a person's corrections, say, which get `chosen_f
 
 Weights count steps or, as published, episodes. In unit episode a pass over a store visits each of its episodes once
 and draws at most so many of its steps (`visit_lengths`); the next visit goes on where a permutation of the episode's
-steps was left, so that in the long run each comes equally often.
+steps was left, so that in the long run each comes equally often. `episode_weights` make episodes of a store come more
+or less often than its others: a pass then draws as many of an episode's steps as its weight says, the store's share of
+the samples stays.
 """
 
 from __future__ import annotations
 
+import math
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -25,6 +28,7 @@ from typing import NamedTuple
 
 from data_pipeline.mapping.mixtures import WeightUnit
 
+_WEIGHTED_PASSES = 64  # of unweighted length in a weighted pass: weights are exact to 1/64 of a step of an episode
 _BLOCK = 4096  # indices that are shuffled together before the interleave, so that no rank sees a pattern
 _MASK64 = 2**64 - 1
 
@@ -52,6 +56,7 @@ class Mixture:
         start_steps: int = 6,
         chosen_fraction: float = 0.0,
         chosen_steps: Sequence[Sequence[Sequence[int]]] | None = None,
+        episode_weights: Sequence[Sequence[float]] | None = None,
     ) -> None:
         """`weights` in unit step are the stores' shares of the samples, by default their shares of all steps.
 
@@ -59,6 +64,7 @@ class Mixture:
         its steps: a store's share is its weight times the mean of these. Without weights all episodes count alike.
         `start_fraction` of each store's samples are drawn from the first `start_steps` steps of its episodes.
         `chosen_fraction` of a store that has `chosen_steps`, of each of its episodes, are drawn from those.
+        `episode_weights` say how often the steps of each episode come, relative to the others of its store; 0: never.
         """
         if not episode_lengths or not all(sum(lengths) for lengths in episode_lengths):
             raise ValueError("a mixture needs at least one store, and each at least one episode")
@@ -96,6 +102,8 @@ class Mixture:
                 (counts, counts, choosing, chosen),
             ):
                 if share * of_store:
+                    if episode_weights is not None:
+                        drawn = _weighted(drawn, episode_weights[store])
                     self._streams.append(_Stream(seed, len(self._streams), store, visible, drawn, steps))
                     shares.append(share * of_store)
         self._interleave = _Interleave(shares)
@@ -124,7 +132,9 @@ class _Stream:
         visits: Sequence[int],
         steps: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        """`visits` of the `lengths` steps of an episode are drawn in a pass; `steps`: which, if not the first ones."""
+        """`visits` of the `lengths` steps of an episode are drawn in a pass, each more than once where there are more
+        visits than steps; `steps`: which, if not the first ones.
+        """
         self._seed, self._number, self._store = seed, number, store
         self._ends = array("q", accumulate(visits))  # plain numbers: forked workers share them for good
         self._lengths = array("q", lengths) if tuple(visits) != tuple(lengths) else None
@@ -138,10 +148,21 @@ class _Stream:
         episode = bisect_right(self._ends, row)
         begin = self._ends[episode - 1] if episode else 0
         step = row - begin
-        if self._lengths is not None and (length := self._lengths[episode]) > (visit := self._ends[episode] - begin):
-            # one permutation for good: any `visit` steps in a row of it, over its end too, are different ones
+        if self._lengths is not None and (length := self._lengths[episode]) != (visit := self._ends[episode] - begin):
+            # one permutation for good: any `length` steps in a row of it, over its end too, are different ones
             step = shuffled_index((turn * visit + step) % length, length, _mix(self._seed, self._number, -3, episode))
         return Place(self._store, episode, step if self._steps is None else self._steps[episode][step])
+
+
+def _weighted(visits: Sequence[int], weights: Sequence[float]) -> list[int]:
+    """Visits of a longer pass, in proportion to weight x visits."""
+    if len(weights) != len(visits) or min(weights) < 0 or not math.isfinite(sum(weights)):
+        raise ValueError(f"episode_weights must be {len(visits)} numbers from 0 on, one an episode, got {weights}")
+    total = sum(weight * visit for weight, visit in zip(weights, visits, strict=True))
+    if not total > 0:
+        raise ValueError("episode_weights are 0 for all steps of a store: leave the store out")
+    scale = _WEIGHTED_PASSES * sum(visits) / total
+    return [round(scale * weight * visit) for weight, visit in zip(weights, visits, strict=True)]
 
 
 class _Interleave:

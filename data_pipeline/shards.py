@@ -48,6 +48,9 @@ SOURCE = "source."
 MARK = "rdt."
 """Prefix of the columns that mark steps: truth values, or whole numbers from 0 on."""
 
+ANNOTATION = "annotation."
+"""Prefix of the columns with numbers that were said of the steps afterwards (`Episode.annotations`)."""
+
 _IMAGE_MASK, _ACTION_VALID = "image_mask.", "action_valid"
 _COUNTED = ("instruction_of_step", "actor_of_step")
 
@@ -152,8 +155,8 @@ def stage_episode(
             raise ValueError(f"episode {episode.name!r}: source field {name!r} has steps of no numbers: leave it out")
         features[key] = array_feature(values, path=name, step_shape=list(values.shape[1:]))
         vectors[key] = values
-    for name, values in step_marks(episode).items():
-        features[MARK + name], vectors[MARK + name] = array_feature(values), values
+    for key, values in step_columns(episode).items():
+        features[key], vectors[key] = array_feature(values), values
     ours = counters(num_steps, episode.rate_hz, 0, 0, 0)
     features |= COUNTERS
     for key, values in {**vectors, **{key: ours[key] for key in ours if key not in _GLOBAL}}.items():
@@ -282,7 +285,9 @@ def write_index(data_file: Path, index: Path) -> None:
 
 
 def build_index(path: Path) -> pa.Table:
-    """Where each picture of a data file begins, its length (-1: none), the vectors and marks (-1: none) of each row."""
+    """Where each picture of a data file begins and its length (-1: none); of each row the vectors, the marks (-1: none)
+    and the annotations (not a number: none).
+    """
     with pq.ParquetFile(path, memory_map=True) as file, path.open("rb") as content:
         leaves = {file.schema.column(i).path: i for i in range(len(file.schema))}
         cameras = [name for name in file.schema_arrow.names if name.startswith(IMAGES)]
@@ -300,10 +305,12 @@ def build_index(path: Path) -> pa.Table:
                         raise ValueError("its pictures are not where this writer puts them: another tool wrote it")
                 places[f"{key}.begin"].append(begins)
                 places[f"{key}.length"].append(lengths)
-        marks = [name for name in file.schema_arrow.names if name.startswith(MARK)]
-        vectors = file.read(columns=[STATE, ACTION, *marks], use_threads=False).combine_chunks()
+        said = [name for name in file.schema_arrow.names if is_step_column(name)]
+        vectors = file.read(columns=[STATE, ACTION, *said], use_threads=False).combine_chunks()
     columns = {name: vectors[name] for name in (STATE, ACTION)}
-    columns |= {name: pc.fill_null(vectors[name].cast(pa.int64()), -1) for name in marks}
+    for name in said:
+        kind, absent = (pa.int64(), -1) if name.startswith(MARK) else (pa.float32(), np.nan)
+        columns[name] = pc.fill_null(vectors[name].cast(kind), absent)
     columns |= {name: pa.array(np.concatenate(values)) for name, values in places.items()}
     return pa.table(columns).replace_schema_metadata({_BYTES: str(path.stat().st_size)})
 
@@ -323,7 +330,7 @@ class DataFile:
             self._bytes = mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ)
         self.states = _vectors(table[STATE])  # (rows, 128), read-only
         self.actions = _vectors(table[ACTION])
-        self.marks = {name: table[name].to_numpy() for name in table.column_names if name.startswith(MARK)}
+        self.said = {name: table[name].to_numpy() for name in table.column_names if is_step_column(name)}
         names = [name.removesuffix(".begin") for name in table.column_names if name.endswith(".begin")]
         self._places = {name: (table[f"{name}.begin"].to_numpy(), table[f"{name}.length"].to_numpy()) for name in names}
 
@@ -344,8 +351,8 @@ class StoredEpisode(Episode):
 def stored_episode(entry: EpisodeEntry, file: DataFile, first_row: int, images: Mapping[str, Frames]) -> Episode:
     """The episode of an entry whose rows begin at `first_row`; its arrays are views of mapped files."""
     rows = slice(first_row, first_row + entry.num_steps)
-    marks = {key.removeprefix(MARK): values[rows] for key, values in file.marks.items() if values[first_row] >= 0}
-    return entry_episode(entry, file.states[rows], file.actions[rows], images, marks, StoredEpisode)
+    said = {key: values[rows] for key, values in file.said.items() if not _is_absent(key, values[first_row])}
+    return entry_episode(entry, file.states[rows], file.actions[rows], images, said, StoredEpisode)
 
 
 def entry_episode(
@@ -353,10 +360,10 @@ def entry_episode(
     states: np.ndarray,
     actions: np.ndarray,
     images: Mapping[str, Frames],
-    marks: Mapping[str, np.ndarray],
+    said: Mapping[str, np.ndarray],
     kind: type[Episode] = Episode,
 ) -> Episode:
-    """What the table says of an episode, with its vectors, pictures and marks by name."""
+    """What the table says of an episode, with its vectors, its pictures, and what columns say of its steps."""
     return kind(
         name=entry.name,
         states=states,
@@ -368,7 +375,7 @@ def entry_episode(
         rate_hz=entry.rate_hz,
         action_offset_steps=entry.action_offset_steps,
         instruction_weights=entry.instruction_weights,
-        **marked(marks, images),
+        **_said_of_steps(said, images),
     )
 
 
@@ -409,20 +416,30 @@ def read_rows(path: Path, keys: Sequence[str], start: int, stop: int) -> pa.Tabl
         return file.read_row_groups(groups, columns=list(keys), use_threads=False).slice(start - first, stop - start)
 
 
-def step_marks(episode: Episode) -> dict[str, np.ndarray]:
-    """What is said of single steps, by name; what holds for all of them is not written."""
+def is_step_column(key: str) -> bool:
+    """Whether a column is one of `step_columns`."""
+    return key.startswith((MARK, ANNOTATION))
+
+
+def step_columns(episode: Episode) -> dict[str, np.ndarray]:
+    """What is said of single steps, by column; a mark that holds for all of them is not written."""
     marks = {_IMAGE_MASK + role: mask for role, mask in episode.image_masks.items() if not mask.all()}
     if episode.action_valid is not None and not episode.action_valid.all():
         marks[_ACTION_VALID] = episode.action_valid
     counted = {name: getattr(episode, name) for name in _COUNTED}
-    return marks | {name: values for name, values in counted.items() if values is not None}
+    marks |= {name: values for name, values in counted.items() if values is not None}
+    said = {ANNOTATION + name: values for name, values in episode.annotations.items()}
+    return {MARK + name: values for name, values in marks.items()} | said
 
 
-def marked(marks: Mapping[str, np.ndarray], images: Mapping[str, Frames]) -> dict[str, Any]:
-    """The fields of an `Episode` with those pictures that marks of its steps stand for; numbers of any type."""
-    fields: dict[str, Any] = {"image_masks": {}}
-    for name, values in marks.items():
-        if name.startswith(_IMAGE_MASK):
+def _said_of_steps(said: Mapping[str, np.ndarray], images: Mapping[str, Frames]) -> dict[str, Any]:
+    """The fields of an `Episode` with those pictures that `step_columns` stand for; numbers of any type."""
+    fields: dict[str, Any] = {"image_masks": {}, "annotations": {}}
+    for key, values in said.items():
+        name = key.removeprefix(MARK)
+        if key.startswith(ANNOTATION):
+            fields["annotations"] |= {key.removeprefix(ANNOTATION): values.astype(np.float32, copy=False)}
+        elif name.startswith(_IMAGE_MASK):
             role = name.removeprefix(_IMAGE_MASK)
             fields["image_masks"] |= {role: values.astype(bool)} if role in images else {}
         elif name == _ACTION_VALID:
@@ -430,6 +447,11 @@ def marked(marks: Mapping[str, np.ndarray], images: Mapping[str, Frames]) -> dic
         elif name in _COUNTED:
             fields[name] = values.astype(np.int64)
     return fields
+
+
+def _is_absent(key: str, first: float) -> bool:
+    """Whether an episode lacks the column: by its value at the first step."""
+    return bool(first < 0 if key.startswith(MARK) else np.isnan(first))
 
 
 def _coded(name: str, role: str, frames: Frames, profile: Profile) -> tuple[list[bytes], list[np.ndarray]]:

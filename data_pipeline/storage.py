@@ -6,8 +6,9 @@
     incoming/000007.parquet  episodes that were added since, one file each
 
 `observation.state` and `action` are the 128 unified slots, `observation.images.<role>` the cameras,
-`source.<path>` the source's own columns, `rdt.<name>` marks of steps (which actions are valid, say); slot masks,
-phrasings, rate, action offset and origin of an episode stand in its row of meta/episodes, column `rdt/episode`.
+`source.<path>` the source's own columns, `rdt.<name>` marks of steps (which actions are valid, say), and
+`annotation.<name>` numbers that were said of the steps afterwards; slot masks, phrasings, rate, action offset and
+origin of an episode stand in its row of meta/episodes, column `rdt/episode`.
 
 An added episode is there whole or not at all, whenever the writer is killed. `flush` joins the added ones into data
 files and writes meta/info.json last: rows beyond its count do not count, and the files they came from are removed

@@ -72,12 +72,14 @@ class SampleStream:
         start_fraction: float = 0.0,
         start_steps: int = 6,
         operator_fraction: float = 0.0,
+        episode_weights: Sequence[np.ndarray] | None = None,
         decoded_cache_bytes: int = 2**31,
     ) -> None:
         """Stores are held in memory decoded where all pictures fit into `decoded_cache_bytes` together.
 
         Pictures of other cameras than `cameras` are not read. `operator_fraction` of the samples of a store in which a
-        person acted are drawn from those steps: corrections of a policy.
+        person acted are drawn from those steps: corrections of a policy. `episode_weights` are a number an episode,
+        (episodes,) for each store: how often its steps come, relative to the store's others.
         """
         fits = sum(store.decoded_bytes for store in stores) <= decoded_cache_bytes
         self._episodes: list[Sequence[Episode]] = [_decoded(store) if fits else store for store in stores]
@@ -91,6 +93,7 @@ class SampleStream:
             start_steps=start_steps,
             chosen_fraction=operator_fraction,
             chosen_steps=[_operated(episodes) for episodes in self._episodes] if operator_fraction else None,
+            episode_weights=None if episode_weights is None else [of_store.tolist() for of_store in episode_weights],
         )
         self.horizon = horizon
         self.image_history = image_history

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from data_pipeline.annotation.outcome import episode_success, success_ratio
 from data_pipeline.annotation.tasks import episode_tasks
+from data_pipeline.annotation.valence import valence_ratio
 from data_pipeline.atomic import atomic_folder, check_writable, read_json, recover_folder, write_bytes
 from data_pipeline.schema.layout import NUM_SLOTS
 from data_pipeline.schema.registry import find_config, read_yaml, shipped_configs, unknown_name
@@ -190,8 +191,11 @@ def _policy_stage(run: _Run, out: Path) -> None:
             start.model, run.critic, config.beta, config.temperature, config.candidates, config.draws
         )
     elif config.method == "nca":
-        of = episode_success if config.kind == "imitation" else success_ratio
-        labels = [of(store) for store in run.stores]
+        if config.learn_from == "operator_valence":
+            labels = valence_ratio(run.stores, config.temperature)
+        else:
+            of = episode_success if config.kind == "imitation" else success_ratio
+            labels = [of(store) for store in run.stores]
         objective = OutcomePolicy(start.model, config.beta, config.draws, config.kind)
     else:
         labels = episode_tasks(run.stores)
@@ -383,7 +387,7 @@ def _same_run(config: AlignConfig, out: Path) -> None:
     """Note the resolved config; refuse to go on with another one."""
     file, now = out / ALIGN_FILE, plain_config(config)
     if file.exists() and any(path != file for path in out.iterdir()):  # else it had not begun
-        before = {**read_yaml(file), "device": config.device}
+        before = {**plain_config(load_align(file)), "device": config.device}
         if changed := differences(before, {**now, "device": config.device}):
             raise ValueError(f"{out} was aligned with other settings ({', '.join(changed)}): use another out")
     out.mkdir(parents=True, exist_ok=True)

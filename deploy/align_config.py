@@ -71,6 +71,10 @@ class AlignConfig:
     head: HeadSizes = field(default_factory=HeadSizes)  # of cep's energy, and of srpo's student
     imitate: StageConfig = field(default_factory=lambda: _small(1500, 64))  # of srpo: the student's first stage
     policy: StageConfig = field(default_factory=StageConfig)
+    learn_from: Literal["success", "operator_valence"] = (
+        "success"  # of nca: how an episode ended, or what its operator's
+    )
+    # EEG says of it (docs/eeg.md), by stores that were annotated
     kind: OutcomeKind = "NCA"  # of nca: InfoNCA too, or imitation of successes, to compare with
     train_encoders: bool = True  # of eda, nca and cca: those that trained along with the start train on
     temperature: float = 1.0  # of what the critic says: 1 aims at the policy given that it succeeds, less at more
@@ -87,6 +91,11 @@ class AlignConfig:
             raise ValueError(
                 "temperature and beta must be positive, draws at least 1 and candidates at least 2, got "
                 f"{self.temperature}, {self.beta}, {self.draws} and {self.candidates}"
+            )
+        if self.learn_from == "operator_valence" and (self.method != "nca" or not self.stores):
+            raise ValueError(
+                "learn_from operator_valence is for method nca and for annotated demonstrations: name them in stores "
+                "(docs/eeg.md)"
             )
         if self.method == "cca" and not self.stores:
             raise ValueError("cca learns from the words of demonstrations: name them in stores")

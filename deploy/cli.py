@@ -327,7 +327,12 @@ def build_parser() -> argparse.ArgumentParser:
     bench_nca = bench_commands.add_parser(
         "nca", help="counting with scalar rewards: InfoNCA, NCA and DPO, all expectations exact"
     )
-    for sequences in (bench_cca, bench_nca):
+    bench_eeg = bench_commands.add_parser(
+        "eeg", help="emotion of people never seen, on synthetic EEG: WCMF beside its baselines (extra eeg)"
+    )
+    bench_eeg.add_argument("--seeds", type=_POSITIVE, default=5, metavar="N", help="repeats (default: 5)")
+    bench_eeg.add_argument("--model", choices=["logistic", "mlp"], default="logistic", help="of each channel")
+    for sequences in (bench_cca, bench_nca, bench_eeg):
         sequences.add_argument("--seed", type=_SEED, default=0, metavar="S", help="of weights, data and samples")
         sequences.add_argument("--quick", action="store_true", help="a few steps of everything: whether it runs")
         sequences.add_argument("--out", metavar="DIR", help="folder for pictures (extra sim)")

@@ -11,7 +11,7 @@ import argparse
 import functools
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from deploy.doctor import require, versions
 from deploy.engine import InferenceEngine
 from deploy.intervals import paired_difference_interval, wilson_interval
 from deploy.loop import LoopSettings
+from deploy.realtime.spec import default_settings
 from deploy.rollout import Outcome, Trial, run_trials
 from deploy.video import find_ffmpeg
 from rdt.diffusion.guidance import Jacobian
@@ -203,7 +204,8 @@ def _run_job(job: _Job) -> list[Outcome]:
     engine = _engine(job.checkpoint, job.settings)
     torch.manual_seed(job.trials[0].seed)  # for samplers that draw fresh noise in each step
     handover = job.settings.handover
-    loop = LoopSettings(
+    loop = replace(
+        default_settings(engine.robot),  # as `rdt run` has them
         cameras=engine.cameras,
         history=engine.image_history,
         handover=handover,

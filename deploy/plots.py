@@ -273,6 +273,68 @@ def point_panels(
     return _png(figure)
 
 
+@dataclass(frozen=True)
+class Grouping:
+    """Points (n, 2) and the group of each, (n,)."""
+
+    points: np.ndarray
+    groups: np.ndarray
+
+
+def grouped_points(panels: Mapping[str, Grouping], columns: int) -> bytes:
+    """Point clouds side by side, a colour a group, the title of each above it; groups are many and are not named."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(1.85 * columns, 2.0 * rows), layout="constrained")
+    for axes, (title, panel) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False):
+        names, number = np.unique(panel.groups, return_inverse=True)
+        colours = colormaps["turbo"](number / max(len(names) - 1, 1))
+        if len(names) <= len(LINE_COLOURS):
+            colours = np.array(LINE_COLOURS)[number]
+        axes.scatter(panel.points[:, 0], panel.points[:, 1], s=2, c=colours, linewidths=0)
+        axes.set(xticks=(), yticks=())
+        for spine in axes.spines.values():
+            spine.set_color(RULE)
+        axes.set_title(_literal(title), fontsize=FONT_PT, color=INK)
+    return _png(figure)
+
+
+def signed_maps(labels: Sequence[str], maps: Sequence[np.ndarray], x_label: str, y_label: str) -> bytes:
+    """Signed maps (y, x) under each other in one scale: red above zero, blue below, white at zero."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(WIDTH_IN, 0.5 + 0.62 * len(maps)), layout="constrained")
+    most = max(float(np.abs(of).max()) for of in maps) or 1.0
+    grid = figure.subplots(len(maps), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, label, of in zip(grid, labels, maps, strict=True):
+        image = axes.imshow(of, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+        axes.set(yticks=(), ylabel=_literal(y_label))
+        axes.set_title(_literal(label), fontsize=FONT_PT - 1, color=INK, loc="left", pad=2)
+        axes.tick_params(labelsize=FONT_PT - 1, length=0, colors=MUTED)
+        axes.yaxis.label.set(fontsize=FONT_PT - 2, color=MUTED)
+    grid[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    grid[-1].set_xlabel(_literal(x_label), fontsize=FONT_PT, color=MUTED)
+    figure.colorbar(image, ax=grid.tolist(), fraction=0.03).ax.tick_params(labelsize=FONT_PT - 2, colors=MUTED)
+    return _png(figure)
+
+
+def range_bars(bars: Mapping[str, tuple[float, np.ndarray]], reference: float, x_label: str) -> bytes:
+    """Horizontal bars in [0, 1], a dot for each single value on them, a line at the reference."""
+    figure, axes = _chart(WIDTH_IN, 0.55 + 0.27 * len(bars))
+    for y, (value, single) in enumerate(bars.values()):
+        axes.barh(y, value, height=0.68, color=SKY)
+        axes.scatter(single, np.full(len(single), y), s=7, color=INK, linewidths=0, zorder=3)
+        axes.text(1.02, y, f"{value:.3f}", color=INK, fontsize=FONT_PT, va="center", ha="left")
+    axes.axvline(reference, color=MUTED, linewidth=1, linestyle=":")
+    axes.set(xlim=(0, 1), ylim=(len(bars) - 0.5, -0.5), xlabel=x_label)
+    axes.set_yticks(range(len(bars)), [_literal(name) for name in bars])
+    axes.grid(axis="x", color=RULE)
+    return _png(figure)
+
+
 def frame_png(frame: np.ndarray, width: int) -> bytes:
     """A camera frame, RGB uint8 (height, width, 3), scaled to a width in pixels."""
     image = Image.fromarray(frame)

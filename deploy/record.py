@@ -41,6 +41,7 @@ class Attempt:
     distribution: str | None  # none: the task's own
     seed: int
     noise_rad: float
+    action: str  # what counts as the action: DemonstrationConfig.action
     robot: Embodiment
     path: Path
 
@@ -54,10 +55,15 @@ def record_demonstrations(
     """
     environment = lookup(ENVIRONMENTS, config.environment)
     _check_robot(robot)
-    settings = {"environment": environment.name, "noise_rad": config.noise_rad, "seed": config.seed}
+    settings = {
+        "environment": environment.name,
+        "noise_rad": config.noise_rad,
+        "action": config.action,
+        "seed": config.seed,
+    }
     remove_leftovers(out)
     stored = _read_attempts(out)
-    changed = differences(stored["settings"], settings) if stored["settings"] else []
+    changed = differences({"action": "intended", **stored["settings"]}, settings) if stored["settings"] else []
     if changed:
         raise ValueError(f"{out} holds demonstrations of other settings ({', '.join(changed)}): use another folder")
     attempts = stored["tried"]
@@ -69,7 +75,15 @@ def record_demonstrations(
             del tried[seed]  # somebody removed the file: record it again
         accepted = sum(tried.values())
         jobs = (
-            Attempt(task, environment.distribution, seed, config.noise_rad, robot, _episode_path(out, task, seed))
+            Attempt(
+                task,
+                environment.distribution,
+                seed,
+                config.noise_rad,
+                config.action,
+                robot,
+                _episode_path(out, task, seed),
+            )
             for seed in _seeds(config)
             if str(seed) not in tried
         )
@@ -116,7 +130,8 @@ def _record_one(attempt: Attempt) -> bool:
     if demonstration is None:
         return False
     tools = tool_poses_of(attempt.robot, SIMULATED)
-    qpos, action = demonstration.qpos, demonstration.action
+    qpos = demonstration.qpos
+    action = demonstration.executed if attempt.action == "executed" else demonstration.action
     if tools is not None:
         qpos, action = (np.array([tools.of_motors(row) for row in rows]) for rows in (qpos, action))
     write_episode(

@@ -19,7 +19,7 @@ from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.types import ActionChunk, Episode, Observation
 from data_pipeline.shards import Profile, stage_episode
 from deploy.engine import InferenceEngine
-from deploy.loop import ControlLoop, LoopSettings
+from deploy.loop import ControlLoop, LoopSettings, Mode
 from deploy.video import write_video
 from robot_drivers.bimanual import Bimanual
 from robot_drivers.errors import RobotError
@@ -60,7 +60,7 @@ class Outcome:
     did: tuple[str, ...]  # tasks of the environment that are strictly done at the end
     benchmark_success: bool  # the benchmark's full reward was reached at some time
     first_touch: str | None  # arm that first touched an object
-    fault: str | None  # why the guard gave up, if it did
+    fault: str | None  # why the guard or the loop gave up, if one did
     limited_ticks: int  # commands that a limit changed
 
     @property
@@ -165,7 +165,7 @@ class _Episode:
             did=did,
             benchmark_success=self.sim.highest_reward == 4,
             first_touch=self.sim.first_touch,
-            fault=self.fault,
+            fault=self.fault or (None if self.loop.mode is Mode.RUN else self.loop.why),
             limited_ticks=self.limited_ticks,
         )
         if self.trial.video:

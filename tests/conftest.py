@@ -7,5 +7,8 @@ import signal
 # (robot_drivers/sim/render.py). Tests of the OpenGL back ends draw in child processes that choose for themselves.
 os.environ.setdefault("RDT_RENDERER", "raycast")
 
+# tests run beside each other, a core each: threads of one that wait for a core of another would spin
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # a shell starts background jobs deaf to Ctrl-C, and their children inherit it: tests of interrupts need ears
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -19,7 +19,15 @@ from data_pipeline.atomic import atomic_folder
 from data_pipeline.export.lerobot import DatasetWriter, VideoCoding
 from data_pipeline.lerobot_format import ACTION, IMAGES, STATE
 from data_pipeline.schema.embodiment import Embodiment
-from data_pipeline.shards import MARK, SOURCE, EpisodeEntry, Profile, entry_episode, native_field, step_marks
+from data_pipeline.shards import (
+    SOURCE,
+    EpisodeEntry,
+    Profile,
+    entry_episode,
+    is_step_column,
+    native_field,
+    step_columns,
+)
 from data_pipeline.sources.lerobot import LeRobotSource
 from data_pipeline.sources.raw import Fault
 from data_pipeline.storage import HEADER, EpisodeStore
@@ -44,7 +52,7 @@ def archive(
         writer = DatasetWriter(folder, store, "v3.0", "video", coding or VideoCoding(), columns=features)
         for index, episode in enumerate(store):
             columns = {STATE: episode.states, ACTION: episode.actions}
-            columns |= {MARK + name: values for name, values in step_marks(episode).items()}
+            columns |= step_columns(episode)
             columns |= {paths[path]: values for path, values in store.native(index).items()}
             images = {IMAGES + role: frames for role, frames in episode.images.items()}
             note = {ENTRY: store.entries[index].to_json()}
@@ -79,8 +87,8 @@ def restore(folder: str | Path, out: str | Path, progress: Callable[[], object] 
             if store.has(entry.name):
                 continue
             images = {role: found.images[IMAGES + role] for role in entry.frame_sizes if IMAGES + role in found.images}
-            marks = {key.removeprefix(MARK): values for key, values in found.fields.items() if key.startswith(MARK)}
-            episode = entry_episode(entry, found.fields[STATE], found.fields[ACTION], images, marks)
+            said = {key: values for key, values in found.fields.items() if is_step_column(key)}
+            episode = entry_episode(entry, found.fields[STATE], found.fields[ACTION], images, said)
             native: dict[str, np.ndarray] = {}
             for key in (key for key in found.fields if key.startswith(SOURCE)):
                 native |= native_field(source.features[key], found.fields[key])

@@ -182,6 +182,7 @@ class Episode:
     instruction_weights: tuple[float, ...] = ()  # chance of each phrasing; (): all alike
     instruction_of_step: np.ndarray | None = None  # int64 (steps,), the phrasing where it changes on the way
     actor_of_step: np.ndarray | None = None  # int64 (steps,), of `ACTORS`: who gave each action; None: not told
+    annotations: Mapping[str, np.ndarray] = field(default_factory=dict)  # float32 (steps,) by name: said afterwards
 
     def __post_init__(self) -> None:
         owner = f"Episode {self.name!r}"
@@ -218,6 +219,10 @@ class Episode:
             _check_array(owner, "actor_of_step", self.actor_of_step, np.int64, (self.num_steps,))
             if not 0 <= self.actor_of_step.min() <= self.actor_of_step.max() < len(ACTORS):
                 raise ValueError(f"{owner}.actor_of_step must count {ACTORS}, got {np.unique(self.actor_of_step)}")
+        for name, values in self.annotations.items():
+            _check_array(owner, f"annotations[{name!r}]", values, np.float32, (self.num_steps,))
+            if not np.isfinite(values).all():
+                raise ValueError(f"{owner}.annotations[{name!r}] is not finite: leave out what is not known")
 
     def _check_weights(self, owner: str) -> None:
         weights = np.asarray(self.instruction_weights, dtype=np.float64)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from data_pipeline.annotation.valence import NOTE
 from data_pipeline.atomic import write_text
 from data_pipeline.mapping.explain import explain
 from data_pipeline.mapping.mapping import Mapping as DatasetMapping
@@ -100,6 +101,8 @@ def describe_store(store: EpisodeStore) -> str:
     lines += [f"instruction   {text!r} in {count} episodes" for text, count in shown]
     if len(tasks) > len(shown):
         lines.append(f"              and {len(tasks) - len(shown)} more")
+    if felt := sum(NOTE in entry.source for entry in entries):
+        lines.append("personal      valence of the operator, from EEG" + _share(felt, len(entries)))
     if store.native_paths():
         lines.append(f"source's own  {', '.join(store.native_paths())}")
     return "\n".join(lines)

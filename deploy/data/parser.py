@@ -18,6 +18,8 @@ COMMANDS = {
     "view": "deploy.data.view:command",
     "merge": "deploy.data.merge:command",
     "repair": "deploy.data.repair:command",
+    "annotate": "deploy.data.annotate:command",
+    "curate": "deploy.data.curate:command",
 }
 """Word after `rdt data` -> function of the parsed arguments; it returns an exit status or None for 0."""
 
@@ -134,3 +136,19 @@ def add_parsers(parser: argparse.ArgumentParser) -> None:
         "path", metavar="PATH", help="a store, an archive, an RLDS folder, an MCAP file or a folder of them"
     )
     repair.add_argument("--out", required=True, metavar="DIR", help="a new folder; the damaged one is left as it is")
+
+    annotate = commands.add_parser(
+        "annotate",
+        help="how the operator felt at each step, from EEG (extra eeg); personal data",
+        description="The store is written anew with the valence of the operator, and left as it is.",
+    )
+    annotate.add_argument("store", metavar="STORE", help="a native store")
+    annotate.add_argument(
+        "--eeg", required=True, metavar="YAML", help="recordings, labelled parts, where episodes begin"
+    )
+    annotate.add_argument("--out", required=True, metavar="DIR", help="a new folder; a half-done one goes on")
+
+    curate = commands.add_parser("curate", help="episodes by the valence of their operator, the lowest first")
+    curate.add_argument("stores", nargs="+", metavar="STORE", help="annotated stores, or folders of them")
+    curate.add_argument("--show", type=_POSITIVE, default=20, metavar="N", help="rows that are printed (default: 20)")
+    curate.add_argument("--json", metavar="FILE", help="write all rows for a program")

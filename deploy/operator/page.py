@@ -18,6 +18,7 @@ import hmac
 import html
 import json
 import secrets
+import socket
 import socketserver
 import sys
 import threading
@@ -37,6 +38,7 @@ from deploy.serve.server import is_loopback
 HOST = "127.0.0.1"
 TEMPLATES = Path(__file__).parents[1] / "templates"
 MAX_BODY_BYTES = 16_384
+MAX_BODIES_DROPPED = 256
 PATIENCE_S = 10.0
 """A browser that neither sends nor takes anything for so long is let go."""
 
@@ -142,10 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "0")  # no body, no length: `curl -X POST .../estop`
         length = "" if "Transfer-Encoding" in self.headers else length  # a body whose end nobody here looks for
         if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
-            self.close_connection = True
-            self._send(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body of at most {MAX_BODY_BYTES} bytes, with its length"
-            )
+            self._refuse_body()
             return
         body = self.rfile.read(int(length)).decode("utf-8", errors="replace")
         if not self._is_ours():
@@ -169,6 +168,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, "{}", "application/json")
         else:  # a form without JavaScript: back to the page
             self._send(HTTPStatus.SEE_OTHER, "", Location="/")
+
+    def _refuse_body(self) -> None:
+        """Answer, then drop what is still on its way: closing upon unread bytes would take the answer back."""
+        self.close_connection = True
+        self._send(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body of at most {MAX_BODY_BYTES} bytes, with its length")
+        self.connection.shutdown(socket.SHUT_WR)
+        for _ in range(MAX_BODIES_DROPPED):
+            if not self.rfile.read1(MAX_BODY_BYTES):
+                return
 
     def _order(self, path: str, words: str) -> Callable[[], None] | None:
         orders = self.server.orders

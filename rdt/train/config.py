@@ -49,6 +49,8 @@ class DataConfig:
     operator_fraction: float = (
         0.0  # of a store's samples from steps at which a person acted, where there are such: corrections
     )
+    operator_valence_strength: float = 0.0  # how much oftener episodes come that their operator's EEG speaks well of:
+    # weight exp(strength x relative valence), see data_pipeline/annotation/valence.py; 0: all alike; below 0: seldomer
     random_shift_px: int = 0  # pictures are shifted by up to this many pixels
     dropout: DropoutRates = field(default_factory=DropoutRates)  # what a sample's condition hides
     state_noise_snr_db: float | None = None  # noise on states, at this ratio to their deviation in the episode
@@ -81,6 +83,7 @@ class DemonstrationConfig:
     environment: str = "sim_handover"
     per_task: int = 0  # accepted demonstrations of each task; 0: train on `data.stores` alone
     noise_rad: float = 0.01  # standard deviation of the disturbance that the expert corrects
+    action: Literal["intended", "executed"] = "intended"  # executed: the disturbance is recorded, as of a shaky hand
     seed: int = 0
 
 

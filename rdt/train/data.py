@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.annotation.valence import valence_weights
 from data_pipeline.mapping.mixtures import MixtureConfig, WeightUnit, match_stores, read_mixture
 from data_pipeline.schema.embodiment import Kind
 from data_pipeline.schema.registry import find_config
@@ -88,7 +89,10 @@ def sample_stream(
     *,
     train: bool,
 ) -> SampleStream:
-    """Samples of the parts by their weights; `train` draws more of beginnings and corrections, as the config says."""
+    """Samples of the parts by their weights; `train` draws more of beginnings, of corrections and of episodes that
+    operators felt well about, as the config says.
+    """
+    strength = config.data.operator_valence_strength if train else 0.0
     weights = [weight for weight in parts.values() if weight is not None]
     return SampleStream(
         list(parts),
@@ -101,6 +105,7 @@ def sample_stream(
         start_fraction=config.data.start_fraction if train else 0.0,
         start_steps=config.data.start_steps,
         operator_fraction=config.data.operator_fraction if train else 0.0,
+        episode_weights=valence_weights(list(parts), strength) if strength else None,
     )
 
 

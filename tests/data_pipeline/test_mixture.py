@@ -121,6 +121,44 @@ def test_chosen_steps_get_their_share_of_a_store_that_has_some():
     assert share == pytest.approx([0.125 + 0.75 / 50] * 2, abs=0.01)
 
 
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=5),
+    weights=st.lists(st.floats(0.05, 8), min_size=5, max_size=5),
+    unit=st.sampled_from(["step", "episode"]),
+    seed=st.integers(0, 2**32),
+)
+def test_episodes_come_as_often_as_their_weights_say(lengths, weights, unit, seed):
+    weights = weights[: len(lengths)]
+    mixture = Mixture([lengths], seed=seed, weight_unit=unit, episode_weights=[weights])
+    size = mixture._streams[0]._ends[-1]
+    counts = Counter(mixture._streams[0].locate(i)[1:] for i in range(size))
+    expected = np.multiply(weights, lengths) / np.dot(weights, lengths)
+    share = [sum(counts[episode, step] for step in range(n)) / size for episode, n in enumerate(lengths)]
+    assert share == pytest.approx(expected, abs=0.01 * len(lengths))
+    for episode, length in enumerate(lengths):
+        of_step = [counts[episode, step] for step in range(length)]
+        assert max(of_step) - min(of_step) <= 1  # all steps of an episode equally often
+
+
+def test_episode_weights_leave_the_shares_of_stores_starts_and_chosen_steps():
+    arguments = {"start_fraction": 0.25, "chosen_fraction": 0.25, "chosen_steps": [[[], [7, 30]], [[]]]}
+    lengths = [[10, 40], [50]]
+    mixture = Mixture(lengths, seed=0, weights=[1, 3], episode_weights=[[3, 1], [1]], **arguments)
+    places = [mixture.locate(i) for i in range(4 * 4096)]
+    assert sum(place.store == 0 for place in places) == 4096
+    of_first = Counter(place.episode for place in places if place.store == 0)
+    chosen, started, rest = 0.25, 0.25 * 3 * 6 / (3 * 6 + 6), 0.5 * 3 * 10 / (3 * 10 + 40)
+    assert of_first[0] / 4096 == pytest.approx(started + rest, abs=0.02)
+    assert of_first[1] / 4096 == pytest.approx(chosen + 0.25 - started + 0.5 - rest, abs=0.02)
+
+
+def test_equal_weights_draw_alike_and_zero_never():
+    counts = Counter(Mixture([[4, 6]], seed=1, episode_weights=[[5, 5]]).locate(i) for i in range(10 * 4096))
+    assert max(counts.values()) - min(counts.values()) <= 64
+    only = Mixture([[4, 6, 5]], seed=1, episode_weights=[[0, 2, 0]])
+    assert {only.locate(i).episode for i in range(1000)} == {1}
+
+
 def test_substitutes_are_other_places_by_index_and_attempt():
     mixture = Mixture([[500], [300]], seed=3)
     places = [mixture.substitute(index, attempt) for index in range(50) for attempt in (1, 2, 3)]
@@ -157,6 +195,9 @@ def test_the_order_is_fixed_for_good():
         ({"episode_lengths": [[3]], "weight_unit": "episode", "visit_lengths": [[4]]}, "at most all of them"),
         ({"episode_lengths": [[3]], "start_fraction": 1.5}, "start_fraction must be in"),
         ({"episode_lengths": [[3]], "start_steps": 0}, "start_steps at least 1"),
+        ({"episode_lengths": [[3, 3]], "episode_weights": [[1]]}, "episode_weights must be 2 numbers"),
+        ({"episode_lengths": [[3]], "episode_weights": [[float("nan")]]}, "episode_weights must be"),
+        ({"episode_lengths": [[3, 3]], "episode_weights": [[0, 0]]}, "leave the store out"),
         (
             {"episode_lengths": [[3]], "start_fraction": 0.5, "chosen_fraction": 0.6},
             "leave start_fraction 0.5 its share",

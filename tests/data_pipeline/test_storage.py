@@ -241,6 +241,22 @@ def test_what_is_said_of_single_steps_comes_back(tmp_path, robot, episode):
             store.flush()
 
 
+def test_annotations_come_back_and_stay_absent_where_there_are_none(tmp_path, robot, episode):
+    values = np.linspace(-1, 1, 9, dtype=np.float32)
+    with EpisodeStore.create(tmp_path / "store", robot) as store:
+        store.add(episode(name="a"))
+        store.add(episode(name="b", annotations={"operator_valence": values, "operator_valence.confidence": values**2}))
+        for _ in range(2):  # staged, then joined
+            first, second = store
+            assert first.annotations == {}
+            assert list(second.annotations) == ["operator_valence", "operator_valence.confidence"]
+            np.testing.assert_array_equal(second.annotations["operator_valence"], values)
+            np.testing.assert_array_equal(second.annotations["operator_valence.confidence"], values**2)
+            store.flush()
+    column = pq.read_table(next((tmp_path / "store/data").rglob("*.parquet")))["annotation.operator_valence"]
+    assert column.null_count == 9
+
+
 def test_instructions_of_all_episodes_each_once(tmp_path, robot, episode):
     with EpisodeStore.create(tmp_path / "store", robot) as store:
         store.add(episode(name="a", instructions=("pour", "fill")))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,24 @@ def test_an_interrupt_leaves_no_worker_behind(tmp_path):
     for worker in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(worker, 0)
+
+
+def linger(number: int) -> int:
+    if number == 1:
+        time.sleep(0.5)
+        raise ValueError("job 1 is bad")
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end:
+        with suppress(SystemExit):  # the order to leave is lost, as in a library that catches everything
+            time.sleep(0.1)
+    return number
+
+
+@pytest.mark.timeout(30)
+def test_a_worker_that_missed_the_order_to_leave_is_told_again():
+    with pytest.raises(ValueError, match="job 1 is bad"):
+        list(run_as_completed(add_nothing, 0, range(2), 2))
+
+
+def add_nothing(nothing: int, number: int) -> int:
+    return nothing + linger(number)

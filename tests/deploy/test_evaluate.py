@@ -1,6 +1,7 @@
 """Run: pytest tests/deploy/test_evaluate.py"""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from data_pipeline.schema.registry import find_config
 from deploy.cli import main
 from deploy.evaluate import Settings, _engine, _Job, _run_job
 from deploy.loop import LoopSettings
+from deploy.realtime.spec import default_settings
 from deploy.rollout import Trial
 from rdt.diffusion.solver import ddim_table
 from rdt.model.presets import PRESETS
@@ -62,3 +64,5 @@ def test_the_hand_over_and_the_latency_reach_the_loop(checkpoint, monkeypatch):
     assert (loop.handover, loop.execute_steps, latency_ticks) == ("rtc", LoopSettings().execute_steps, 8)
     assert (averaging.handover, averaging.execute_steps) == ("ensemble", 1)
     assert engine.robot.name == "sim_bimanual"
+    as_run = default_settings(engine.robot)  # a chunk that `rdt run` follows is not rejected here
+    assert (loop.jump_rad, loop.gripper_jump) == (as_run.jump_rad, as_run.gripper_jump) == (0.7, math.inf)

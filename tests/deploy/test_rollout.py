@@ -105,3 +105,14 @@ def test_the_expert_succeeds_with_answers_that_come_late(handover):
         decided = expert.robot.to_unified(targets[np.minimum(times, len(targets) - 1)], kind="action")[0]
         if i > 1:  # the first chunk waited for its turn
             assert np.abs(prefix.chunk.actions - decided)[2:].max() < 1e-5  # the plan before: the same expert's
+
+
+def test_a_loop_that_stops_is_a_fault_of_the_trial():
+    from robot_drivers.sim.expert import plan
+    from robot_drivers.sim.tasks import draw_positions
+
+    targets = plan("transfer_right_to_left", draw_positions("centred_box", 3)).copy()
+    targets[100:, 6] += 2  # a gripper that is told to leap
+    outcome, _ = roll_out("transfer_right_to_left", 3, targets)
+    assert not outcome.success
+    assert "chunk rejected: jump" in outcome.fault and "left_gripper" in outcome.fault

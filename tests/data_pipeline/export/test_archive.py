@@ -27,6 +27,7 @@ def store(tmp_path, robot, episode, pictures):
                 action_offset_steps=0,
                 action_valid=np.arange(7) < 5,
                 image_masks={"left_wrist": np.arange(7) > 0},
+                annotations={"operator_valence": np.linspace(-1, 1, 7, dtype=np.float32)},
             ),
             native=native,
             max_steps=5,
@@ -58,6 +59,9 @@ def test_a_store_comes_back_from_its_archive(tmp_path, store):
         assert one.image_masks.keys() == other.image_masks.keys()
         for role, mask in one.image_masks.items():
             np.testing.assert_array_equal(mask, other.image_masks[role])
+        assert one.annotations.keys() == other.annotations.keys()
+        for name, values in one.annotations.items():
+            np.testing.assert_array_equal(values, other.annotations[name])
 
 
 def test_an_archive_of_whole_episodes_keeps_every_rule(tmp_path, robot, episode):

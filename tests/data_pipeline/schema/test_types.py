@@ -95,6 +95,8 @@ def test_the_last_stamp_does_not_drift():
         ({"instruction_weights": (0.9, 0.2)}, "instruction_weights must be 2 chances"),
         ({"instruction_of_step": np.full(9, 2)}, "instruction_of_step must count its 2 instructions"),
         ({"actor_of_step": np.full(9, 3)}, "actor_of_step must count .*operator"),
+        ({"annotations": {"x": np.zeros(8, np.float32)}}, r"annotations\['x'\] must be float32 of shape \(9\)"),
+        ({"annotations": {"x": np.full(9, np.nan, np.float32)}}, r"annotations\['x'\] is not finite"),
     ],
 )
 def test_what_an_episode_says_of_its_steps_is_checked(episode, wrong, message):

@@ -19,12 +19,16 @@ from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
 from deploy.graph import node_graph, ros_environment
 
+HANDED_ON = ("device", "instruction", "against", "leader", "record")
 ARGUMENTS = {
     "robot": ("sim_bimanual", "robot YAML, by name or path"),
     "policy": ("", "a checkpoint folder, or ws://HOST:PORT of `rdt serve`"),
     "instruction": ("", "what the policy is told"),
     "device": ("auto", "auto, cpu or cuda"),
     "start": ("false", "true: let the arms move at once"),
+    "against": ("", "a second policy, to compare it with"),
+    "leader": ("", "robot YAML of arms with which a person takes over"),
+    "record": ("", "folder for episodes, begun and ended by services"),
     "environment": ("sim_transfer", "of the simulated robot"),
     "seed": ("0", "of its first scene"),
 }
@@ -42,7 +46,7 @@ def generate_launch_description():
 def _nodes(context):
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     robot = Embodiment.from_yaml(find_config("robots", given["robot"]))
-    options = ("--device", given["device"], "--instruction", given["instruction"])
+    options = [word for name in HANDED_ON if given[name] for word in (f"--{name}", given[name])]
     graph = node_graph(
         robot,
         given["robot"],
