@@ -1,0 +1,89 @@
+"""Demonstrations as state-action pairs, with absorbing states: what follows the end of an episode, learnt like the rest.
+
+Without them a reward that is always positive pays for survival and one that is always negative for an early end,
+whatever the expert did (GAIL-DAC: Kostrikov et al. 2019; spec imitation_rl.md 1.4). Observations get one more entry,
+0 in life; the absorbing state is zeros and a 1, and the only action in it is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """An episode of a flat observation. Actions are the policy's, in [-1, 1]."""
+
+    observations: Float[Array, "step obs"]  # before each action
+    actions: Float[Array, "step act"]
+    terminated: bool  # ended by itself before the time limit: an absorbing state follows
+    total_reward: float  # of the environment, for the scale of returns
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertPairs:
+    """Rows of what a discriminator calls the expert's."""
+
+    observations: Float[Tensor, "row obs"]
+    actions: Float[Tensor, "row act"]
+    weight: Float[Tensor, " row"]  # 1, less for absorbing rows of subsampled trajectories
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    def sample(self, num_rows: int) -> ExpertPairs:
+        """Rows drawn with replacement by torch's global generator, as Tianshou's noise is."""
+        row = torch.randint(len(self), (num_rows,))
+        return ExpertPairs(self.observations[row], self.actions[row], self.weight[row])
+
+
+def alive(observations: Float[Array, "*batch obs"]) -> Float[Array, "*batch obs+1"]:
+    """With the indicator of an ordinary state."""
+    return np.concatenate([observations, np.zeros_like(observations[..., :1])], axis=-1)
+
+
+def absorbing_state(num_entries: int) -> Float[Array, " obs+1"]:
+    """Zeros and a 1, for observations of so many entries without the indicator."""
+    return np.append(np.zeros(num_entries), 1.0)
+
+
+def act_only_in_life(
+    observations: Float[Tensor, "*batch obs+1"], actions: Float[Tensor, "*batch act"]
+) -> Float[Tensor, "*batch act"]:
+    """Actions, zero where the observation is the absorbing state."""
+    return actions * (1 - observations[..., -1:])
+
+
+def expert_pairs(
+    trajectories: Sequence[Trajectory], steps_each: int | None, seed: int, *, absorbing: bool = True
+) -> ExpertPairs:
+    """Every `rate`-th step of each trajectory from a random offset, about `steps_each`; all steps without it.
+
+    With `absorbing` observations have the indicator, and a trajectory that terminated has one more row, absorbing and
+    with weight 1 / rate: it is never dropped, so it must count for less.
+    """
+    if not trajectories:
+        raise ValueError("no demonstration was given: at least one trajectory is needed")
+    generator = np.random.default_rng(seed)
+    observations, actions, weight = [], [], []
+    for trajectory in trajectories:
+        num_steps = len(trajectory.actions)
+        rate = 1 if steps_each is None else max(1, num_steps // steps_each)
+        kept = np.arange(generator.integers(rate), num_steps, rate)[:steps_each]
+        seen = trajectory.observations[kept]
+        observations.append(alive(seen) if absorbing else seen)
+        actions.append(trajectory.actions[kept])
+        weight.append(np.ones(len(kept)))
+        if absorbing and trajectory.terminated:
+            observations.append(absorbing_state(seen.shape[1])[None])
+            actions.append(np.zeros_like(trajectory.actions[:1]))
+            weight.append(np.array([1 / rate]))
+    return ExpertPairs(*(torch.from_numpy(np.concatenate(part)).float() for part in (observations, actions, weight)))

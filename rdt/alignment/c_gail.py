@@ -1,0 +1,220 @@
+"""C-GAIL: adversarial imitation whose discriminator is held near 1/2 by a controller, as algorithms of Tianshou.
+
+    CGAIL   on-policy, over Tianshou's GAIL (PPO)
+    DAC     off-policy, GAIL-DAC over TD3: absorbing states, a gradient penalty, rewards of the present discriminator
+
+k weighs the controller; k = 0 is the baseline to the bit. Policy, critics and rewards are the baseline's for every k.
+Spec imitation_rl.md 1.2 and 1.4; Luo et al. 2024, arXiv 2402.16349; Kostrikov et al. 2019. Needs the extra `rl`.
+
+One deviation from the released GAIL-DAC: there an episode of T steps is followed by T steps of the discriminator and
+then T of TD3. Here each batch serves one step of both, so it fits Tianshou's trainer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import gymnasium
+import numpy as np
+import torch
+from jaxtyping import Float
+from tianshou.algorithm import GAIL, TD3
+from tianshou.algorithm.imitation.gail import GailTrainingStats
+from tianshou.algorithm.modelfree.td3 import TD3TrainingStats
+from tianshou.algorithm.optim import LRSchedulerFactory, OptimizerFactory
+from tianshou.data import Batch, ReplayBuffer, SequenceSummaryStats
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, StepLR
+
+from rdt.alignment.absorbing import ExpertPairs, absorbing_state, act_only_in_life, alive
+from rdt.alignment.adversarial import discriminator_loss, gradient_penalty
+
+
+class Discriminator(nn.Module):
+    """Logit of (observation, action) rows: tanh layers, orthogonal weights (as GAIL-DAC's; C-GAIL has two of 100).
+
+    Actions are clipped to [-1, 1] first, as an environment does: a policy's are stored unclipped, and a discriminator
+    that sees those learns to tell the expert by its range.
+    """
+
+    def __init__(self, num_observed: int, num_actions: int, hidden: Sequence[int] = (100, 100)) -> None:
+        super().__init__()
+        self.num_observed = num_observed
+        widths = [num_observed + num_actions, *hidden]
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(inputs, outputs), nn.Tanh()]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.orthogonal_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Float[Tensor, "row obs+act"]) -> Float[Tensor, "row 1"]:
+        observed, actions = x[:, : self.num_observed], x[:, self.num_observed :]
+        return self.layers(torch.cat([observed, actions.clamp(-1, 1)], dim=1))
+
+
+class Halving(LRSchedulerFactory):
+    """The learning rate halves every so many updates (1e5 in both papers)."""
+
+    def __init__(self, every: int = 100_000) -> None:
+        self.every = every
+
+    def create_scheduler(self, optim: torch.optim.Optimizer) -> LRScheduler:
+        return StepLR(optim, self.every, gamma=0.5)
+
+
+class CGAIL(GAIL):
+    """Tianshou's GAIL with the controller in the discriminator's loss."""
+
+    def __init__(self, *, k: float = 1.0, **gail: Any) -> None:
+        super().__init__(**gail)
+        self.k = k
+
+    def _update_with_batch(self, batch: Any, batch_size: int | None, repeat: int) -> GailTrainingStats:
+        """As GAIL's: the batch in `disc_update_num` parts, a step on each and as many expert rows, then PPO."""
+        rows = len(batch) // self.disc_update_num
+        losses, right_on_policy, right_on_expert = [], [], []
+        for part in batch.split(rows, merge_last=True):
+            policy, expert = self.disc(part), self.disc(self.expert_buffer.sample(rows)[0])
+            loss = discriminator_loss(expert, policy, self.k)
+            self.disc_optim.step(loss)
+            losses.append(loss.item())
+            right_on_policy.append((policy < 0).float().mean().item())
+            right_on_expert.append((expert > 0).float().mean().item())
+        of_ppo = super(GAIL, self)._update_with_batch(batch, batch_size, repeat)
+        disc_loss, acc_pi, acc_exp = map(
+            SequenceSummaryStats.from_sequence, (losses, right_on_policy, right_on_expert)
+        )
+        return GailTrainingStats(**vars(of_ppo), disc_loss=disc_loss, acc_pi=acc_pi, acc_exp=acc_exp)
+
+
+@dataclass(kw_only=True)
+class DACTrainingStats(TD3TrainingStats):
+    disc_loss: float
+    D_policy: float  # mean D of the policy's rows and of the expert's, before the step; 1/2 where nothing is left to tell
+    D_expert: float
+    D_apart: float  # mean |D - 1/2| of both
+
+
+class DAC(TD3):
+    """GAIL-DAC (k = 0) and C-GAIL-DAC (k > 0); observations carry the indicator of `AbsorbingWrapper`.
+
+    `disc_net` gives the logit of (observation, action) rows. The actor rests for the first `actor_delay` updates, and
+    its gradient is clipped to the global norm `actor_norm`.
+    """
+
+    def __init__(
+        self,
+        *,
+        expert: ExpertPairs,
+        disc_net: nn.Module,
+        disc_optim: OptimizerFactory,
+        k: float = 0.0,
+        penalty: float = 10.0,
+        actor_delay: int = 1000,
+        actor_norm: float = 40.0,
+        **td3: Any,
+    ) -> None:
+        self._actor_norm = actor_norm  # TD3 makes the actor's optimizer
+        super().__init__(**td3)
+        self.expert, self.k, self.penalty, self.actor_delay = expert, k, penalty, actor_delay
+        self.disc_net = disc_net
+        self.disc_optim = self._create_optimizer(disc_net, disc_optim)
+        self._told: dict[str, float] = {}
+
+    def train(self, mode: bool = True) -> Self:
+        """Nothing where the mode is so already: Tianshou asks twice an update, a sixth of its time on small nets."""
+        return self if mode == self.training else super().train(mode)
+
+    def _create_optimizer(
+        self, module: nn.Module, factory: OptimizerFactory, max_grad_norm: float | None = None
+    ) -> Any:
+        is_actor = not hasattr(self, "policy_optim")  # the first one
+        return super()._create_optimizer(module, factory, self._actor_norm if is_actor else max_grad_norm)
+
+    def _preprocess_batch(self, batch: Any, buffer: ReplayBuffer, indices: np.ndarray) -> Any:
+        """A step of the discriminator, then targets r + gamma Q'(s', a' m) that no end of an episode masks.
+
+        Tianshou's own n-step returns read rewards from the buffer, where the discriminator's are not.
+        """
+        batch.obs, batch.obs_next = (torch.as_tensor(x, dtype=torch.float32) for x in (batch.obs, batch.obs_next))
+        stored = torch.as_tensor(batch.act, dtype=torch.float32).clamp(-1, 1)  # noise may lead outside
+        batch.act = act_only_in_life(batch.obs, stored)
+        self._told = self._update_discriminator(batch)
+        with torch.no_grad():
+            reward = self.disc_net(torch.cat([batch.obs, batch.act], dim=1)).flatten()
+            following = Batch(obs=batch.obs_next, info=[None] * len(indices))
+            value = self._target_q_compute_value(following, self._target_q_compute_action(following))
+        batch.returns = reward + self.gamma * value.flatten()
+        return batch
+
+    def _update_discriminator(self, batch: Any) -> dict[str, float]:
+        expert = self.expert.sample(len(batch.act))
+        x_expert = torch.cat([expert.observations, expert.actions], dim=1)
+        x_policy = torch.cat([batch.obs, batch.act], dim=1)
+        of_expert, of_policy = self.disc_net(torch.cat([x_expert, x_policy])).flatten().tensor_split(2)
+        share = torch.rand(len(x_policy), 1)
+        loss = discriminator_loss(of_expert, of_policy, self.k, expert.weight)
+        loss = loss + self.penalty * gradient_penalty(self.disc_net, x_expert, x_policy, share)
+        self.disc_optim.step(loss)
+        with torch.no_grad():
+            D_expert, D_policy = of_expert.sigmoid(), of_policy.sigmoid()
+            apart = (torch.cat([D_expert, D_policy]) - 0.5).abs().mean()
+            told = torch.stack([loss, D_policy.mean(), D_expert.mean(), apart]).tolist()
+        return dict(zip(("disc_loss", "D_policy", "D_expert", "D_apart"), told, strict=True))
+
+    def _target_q_compute_action(self, obs_batch: Batch) -> Any:
+        """The target actor's noisy action, within the bounds and zero in the absorbing state."""
+        answer = super()._target_q_compute_action(obs_batch)
+        answer.act = act_only_in_life(obs_batch.obs, answer.act.clamp(-1, 1))
+        return answer
+
+    def _update_with_batch(self, batch: Any) -> DACTrainingStats:
+        """TD3's step, but the actor is asked for actions in living states only, and begins later."""
+        _, critic1_loss = self._minimize_critic_squared_loss(batch, self.critic, self.critic_optim)
+        _, critic2_loss = self._minimize_critic_squared_loss(batch, self.critic2, self.critic2_optim)
+        if self._cnt % self.update_actor_freq == 0:
+            living = batch.obs[batch.obs[:, -1] == 0]
+            if self._cnt >= self.actor_delay and len(living):
+                loss = -self.critic(living, self.policy(Batch(obs=living, info=[None] * len(living))).act).mean()
+                self._last = loss.item()
+                self.policy_optim.step(loss)
+            self._update_lagged_network_weights()
+        self._cnt += 1
+        losses = {"critic1_loss": critic1_loss.item(), "critic2_loss": critic2_loss.item(), "actor_loss": self._last}
+        return DACTrainingStats(**losses, **self._told)
+
+
+class AbsorbingWrapper(gymnasium.Wrapper):
+    """Gives observations the indicator, and an episode that ends by itself one step in the absorbing state.
+
+    The step that ended it leads there; whatever is done there leads there again and ends the episode, with no reward.
+    A time limit ends nothing: the true next observation stays.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+            raise ValueError(f"absorbing states need flat observations, a Box of one axis, got {space}")
+        low, high = np.minimum(space.low, 0), np.maximum(space.high, 0)  # zeros are now among them
+        low, high = (np.append(end, mark).astype(space.dtype) for end, mark in ((low, 0), (high, 1)))
+        self.observation_space = gymnasium.spaces.Box(low, high, dtype=space.dtype.type)
+        self._absorbed = absorbing_state(space.shape[0]).astype(space.dtype)
+        self._ended = False
+
+    def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        observation, info = self.env.reset(**options)
+        self._ended = False
+        return alive(observation), info
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        if self._ended:
+            return self._absorbed.copy(), 0.0, True, False, {}
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._ended = terminated and not truncated
+        return self._absorbed.copy() if self._ended else alive(observation), reward, False, truncated, info
