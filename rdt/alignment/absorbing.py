@@ -1,4 +1,4 @@
-"""Demonstrations as state-action pairs, with absorbing states: what follows the end of an episode, learnt like the rest.
+"""Demonstrations as state-action pairs with absorbing states: what follows an episode's end is learnt like the rest.
 
 Without them a reward that is always positive pays for survival and one that is always negative for an early end,
 whatever the expert did (GAIL-DAC: Kostrikov et al. 2019; spec imitation_rl.md 1.4). Observations get one more entry,
@@ -15,17 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rdt.alignment.actors import Rollout
+
 Array = np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Trajectory:
-    """An episode of a flat observation. Actions are the policy's, in [-1, 1]."""
-
-    observations: Float[Array, "step obs"]  # before each action
-    actions: Float[Array, "step act"]
-    terminated: bool  # ended by itself before the time limit: an absorbing state follows
-    total_reward: float  # of the environment, for the scale of returns
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,28 +54,39 @@ def act_only_in_life(
     return actions * (1 - observations[..., -1:])
 
 
-def expert_pairs(
-    trajectories: Sequence[Trajectory], steps_each: int | None, seed: int, *, absorbing: bool = True
-) -> ExpertPairs:
-    """Every `rate`-th step of each trajectory from a random offset, about `steps_each`; all steps without it.
+def policy_space(
+    actions: Float[Array, "*batch act"], low: Float[Array, " act"], high: Float[Array, " act"]
+) -> Float[Array, "*batch act"]:
+    """The environment's actions, in [low, high], as those of a policy, in [-1, 1]."""
+    return np.clip(2 * (actions - low) / (high - low) - 1, -1, 1)
 
-    With `absorbing` observations have the indicator, and a trajectory that terminated has one more row, absorbing and
-    with weight 1 / rate: it is never dropped, so it must count for less.
+
+def expert_pairs(
+    rollouts: Sequence[Rollout],
+    bounds: tuple[Float[Array, " act"], Float[Array, " act"]],
+    steps_each: int | None,
+    seed: int,
+    *,
+    absorbing: bool = True,
+) -> ExpertPairs:
+    """Every `rate`-th step of each episode from a random offset, `steps_each` of them; all steps without it.
+
+    `bounds` are those of the actions. With `absorbing` observations get the indicator, and an episode that terminated
+    has one more row, absorbing and with weight 1 / rate: it is never dropped, so it must count for less.
     """
-    if not trajectories:
-        raise ValueError("no demonstration was given: at least one trajectory is needed")
+    if not rollouts:
+        raise ValueError("no demonstration was given: at least one episode is needed")
     generator = np.random.default_rng(seed)
     observations, actions, weight = [], [], []
-    for trajectory in trajectories:
-        num_steps = len(trajectory.actions)
-        rate = 1 if steps_each is None else max(1, num_steps // steps_each)
-        kept = np.arange(generator.integers(rate), num_steps, rate)[:steps_each]
-        seen = trajectory.observations[kept]
+    for rollout in rollouts:
+        rate = 1 if steps_each is None else max(1, len(rollout) // steps_each)
+        kept = np.arange(generator.integers(rate), len(rollout), rate)[:steps_each]
+        seen = rollout.observations[kept]
         observations.append(alive(seen) if absorbing else seen)
-        actions.append(trajectory.actions[kept])
+        actions.append(policy_space(rollout.actions[kept], *bounds))
         weight.append(np.ones(len(kept)))
-        if absorbing and trajectory.terminated:
+        if absorbing and rollout.terminated:
             observations.append(absorbing_state(seen.shape[1])[None])
-            actions.append(np.zeros_like(trajectory.actions[:1]))
+            actions.append(np.zeros_like(actions[-1][:1]))
             weight.append(np.array([1 / rate]))
     return ExpertPairs(*(torch.from_numpy(np.concatenate(part)).float() for part in (observations, actions, weight)))

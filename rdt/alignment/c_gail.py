@@ -14,26 +14,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
-import gymnasium
 import numpy as np
 import torch
 from jaxtyping import Float
-from tianshou.algorithm import GAIL, TD3
-from tianshou.algorithm.imitation.gail import GailTrainingStats
-from tianshou.algorithm.modelfree.td3 import TD3TrainingStats
-from tianshou.algorithm.optim import LRSchedulerFactory, OptimizerFactory
-from tianshou.data import Batch, ReplayBuffer, SequenceSummaryStats
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler, StepLR
 
 from rdt.alignment.absorbing import ExpertPairs, absorbing_state, act_only_in_life, alive
 from rdt.alignment.adversarial import discriminator_loss, gradient_penalty
+from rdt.alignment.imitation_config import DiscriminatorConfig, ImitationConfig
+from rdt.alignment.tianshou_bridge import (
+    check_spaces,
+    make_critic,
+    make_optimizer,
+    make_policy,
+    make_value,
+    on_policy_settings,
+)
+
+try:
+    import gymnasium
+    from gymnasium import spaces
+    from tianshou.algorithm import GAIL, TD3
+    from tianshou.algorithm.imitation.gail import GailTrainingStats
+    from tianshou.algorithm.modelfree.td3 import TD3TrainingStats
+    from tianshou.algorithm.optim import AdamOptimizerFactory, LRSchedulerFactory, OptimizerFactory
+    from tianshou.data import Batch, ReplayBuffer, SequenceSummaryStats
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"adversarial imitation needs tianshou ({error}): pip install 'rdt-stack[rl]'") from None
 
 
 class Discriminator(nn.Module):
-    """Logit of (observation, action) rows: tanh layers, orthogonal weights (as GAIL-DAC's; C-GAIL has two of 100).
+    """Logit of (observation, action) rows: tanh layers, orthogonal weights (GAIL-DAC's; C-GAIL has two layers of 100).
 
     Actions are clipped to [-1, 1] first, as an environment does: a policy's are stored unclipped, and a discriminator
     that sees those learns to tell the expert by its range.
@@ -44,7 +58,7 @@ class Discriminator(nn.Module):
         self.num_observed = num_observed
         widths = [num_observed + num_actions, *hidden]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        for inputs, outputs in pairwise(widths):
             layers += [nn.Linear(inputs, outputs), nn.Tanh()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
         for layer in self.layers:
@@ -63,8 +77,21 @@ class Halving(LRSchedulerFactory):
     def __init__(self, every: int = 100_000) -> None:
         self.every = every
 
-    def create_scheduler(self, optim: torch.optim.Optimizer) -> LRScheduler:
-        return StepLR(optim, self.every, gamma=0.5)
+    def create_scheduler(self, optim: torch.optim.Optimizer) -> Any:
+        return _Halver(optim, self.every)
+
+
+class _Halver:
+    """torch's StepLR, but silent about optimizers that begin later, as the actor's does."""
+
+    def __init__(self, optim: torch.optim.Optimizer, every: int) -> None:
+        self.optim, self.every, self.steps = optim, every, 0
+
+    def step(self) -> None:
+        self.steps += 1
+        if self.steps % self.every == 0:
+            for group in self.optim.param_groups:
+                group["lr"] /= 2
 
 
 class CGAIL(GAIL):
@@ -86,16 +113,16 @@ class CGAIL(GAIL):
             right_on_policy.append((policy < 0).float().mean().item())
             right_on_expert.append((expert > 0).float().mean().item())
         of_ppo = super(GAIL, self)._update_with_batch(batch, batch_size, repeat)
-        disc_loss, acc_pi, acc_exp = map(
-            SequenceSummaryStats.from_sequence, (losses, right_on_policy, right_on_expert)
-        )
+        disc_loss, acc_pi, acc_exp = map(SequenceSummaryStats.from_sequence, (losses, right_on_policy, right_on_expert))
         return GailTrainingStats(**vars(of_ppo), disc_loss=disc_loss, acc_pi=acc_pi, acc_exp=acc_exp)
 
 
 @dataclass(kw_only=True)
 class DACTrainingStats(TD3TrainingStats):
     disc_loss: float
-    D_policy: float  # mean D of the policy's rows and of the expert's, before the step; 1/2 where nothing is left to tell
+    D_policy: (
+        float  # mean D of the policy's rows and of the expert's, before the step; 1/2 where nothing is left to tell
+    )
     D_expert: float
     D_apart: float  # mean |D - 1/2| of both
 
@@ -105,6 +132,9 @@ class DAC(TD3):
 
     `disc_net` gives the logit of (observation, action) rows. The actor rests for the first `actor_delay` updates, and
     its gradient is clipped to the global norm `actor_norm`.
+
+    `unit` is what the discriminator measures observations in: it sees them divided by it, and the penalty, which asks
+    for slopes of 1, is of these. None: as they are.
     """
 
     def __init__(
@@ -113,6 +143,7 @@ class DAC(TD3):
         expert: ExpertPairs,
         disc_net: nn.Module,
         disc_optim: OptimizerFactory,
+        unit: Float[Tensor, " obs+1"] | None = None,
         k: float = 0.0,
         penalty: float = 10.0,
         actor_delay: int = 1000,
@@ -122,6 +153,7 @@ class DAC(TD3):
         self._actor_norm = actor_norm  # TD3 makes the actor's optimizer
         super().__init__(**td3)
         self.expert, self.k, self.penalty, self.actor_delay = expert, k, penalty, actor_delay
+        self.unit = torch.ones(()) if unit is None else unit
         self.disc_net = disc_net
         self.disc_optim = self._create_optimizer(disc_net, disc_optim)
         self._told: dict[str, float] = {}
@@ -146,16 +178,21 @@ class DAC(TD3):
         batch.act = act_only_in_life(batch.obs, stored)
         self._told = self._update_discriminator(batch)
         with torch.no_grad():
-            reward = self.disc_net(torch.cat([batch.obs, batch.act], dim=1)).flatten()
+            reward = self.disc_net(self._rows(batch.obs, batch.act)).flatten()
             following = Batch(obs=batch.obs_next, info=[None] * len(indices))
             value = self._target_q_compute_value(following, self._target_q_compute_action(following))
         batch.returns = reward + self.gamma * value.flatten()
         return batch
 
+    def _rows(
+        self, observations: Float[Tensor, "row obs+1"], actions: Float[Tensor, "row act"]
+    ) -> Float[Tensor, "row obs+1+act"]:
+        """What the discriminator sees."""
+        return torch.cat([observations / self.unit, actions], dim=1)
+
     def _update_discriminator(self, batch: Any) -> dict[str, float]:
         expert = self.expert.sample(len(batch.act))
-        x_expert = torch.cat([expert.observations, expert.actions], dim=1)
-        x_policy = torch.cat([batch.obs, batch.act], dim=1)
+        x_expert, x_policy = self._rows(expert.observations, expert.actions), self._rows(batch.obs, batch.act)
         of_expert, of_policy = self.disc_net(torch.cat([x_expert, x_policy])).flatten().tensor_split(2)
         share = torch.rand(len(x_policy), 1)
         loss = discriminator_loss(of_expert, of_policy, self.k, expert.weight)
@@ -189,6 +226,71 @@ class DAC(TD3):
         return DACTrainingStats(**losses, **self._told)
 
 
+def make_dac(
+    config: ImitationConfig,
+    k: float,
+    expert: ExpertPairs,
+    unit: Float[Tensor, " obs+1"] | None,
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+) -> DAC:
+    """With new networks from torch's global random numbers, for environments in an `AbsorbingWrapper`."""
+    observations, actions = (box.shape[0] for box in check_spaces(observation_space, action_space))
+    run, replay = config.dac, config.dac.replay
+    halving = Halving(config.discriminator.halve_every)
+    critic_optim = AdamOptimizerFactory(lr=replay.critic_lr)
+    return DAC(
+        expert=expert,
+        disc_net=Discriminator(observations, actions, config.discriminator.hidden),
+        disc_optim=_discriminator_optimizer(config.discriminator),
+        unit=unit,
+        k=k,
+        penalty=config.discriminator.penalty,
+        actor_delay=config.actor_delay,
+        policy=make_policy(run, observation_space, action_space),
+        policy_optim=make_optimizer(run).with_lr_scheduler_factory(halving),
+        critic=make_critic(run, observations, actions),
+        critic_optim=critic_optim,
+        critic2=make_critic(run, observations, actions),
+        critic2_optim=critic_optim,
+        tau=replay.tau,
+        gamma=run.gamma,
+        policy_noise=replay.target_noise,
+        noise_clip=replay.target_noise_clip,
+        update_actor_freq=replay.actor_every,
+    )
+
+
+def make_c_gail(
+    config: ImitationConfig,
+    k: float,
+    expert: ExpertPairs,
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+) -> CGAIL:
+    """With new networks from torch's global random numbers; observations and pairs have no indicator."""
+    observations, actions = (box.shape[0] for box in check_spaces(observation_space, action_space))
+    shown = ReplayBuffer(len(expert))
+    for observation, action in zip(expert.observations.numpy(), expert.actions.numpy(), strict=True):
+        ended = {"terminated": False, "truncated": False, "done": False}  # pairs know no order
+        shown.add(Batch(obs=observation, act=action, rew=0.0, obs_next=observation, info={}, **ended))
+    return CGAIL(
+        k=k,
+        expert_buffer=shown,
+        disc_net=Discriminator(observations, actions, config.discriminator.hidden),
+        disc_optim=_discriminator_optimizer(config.discriminator),
+        disc_update_num=config.discriminator.updates,
+        policy=make_policy(config.gail, observation_space, action_space),
+        critic=make_value(config.gail, observations),
+        optim=make_optimizer(config.gail),
+        **on_policy_settings(config.gail),
+    )
+
+
+def _discriminator_optimizer(config: DiscriminatorConfig) -> OptimizerFactory:
+    return AdamOptimizerFactory(lr=config.lr).with_lr_scheduler_factory(Halving(config.halve_every))
+
+
 class AbsorbingWrapper(gymnasium.Wrapper):
     """Gives observations the indicator, and an episode that ends by itself one step in the absorbing state.
 
@@ -199,11 +301,11 @@ class AbsorbingWrapper(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env) -> None:
         super().__init__(env)
         space = env.observation_space
-        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
             raise ValueError(f"absorbing states need flat observations, a Box of one axis, got {space}")
         low, high = np.minimum(space.low, 0), np.maximum(space.high, 0)  # zeros are now among them
         low, high = (np.append(end, mark).astype(space.dtype) for end, mark in ((low, 0), (high, 1)))
-        self.observation_space = gymnasium.spaces.Box(low, high, dtype=space.dtype.type)
+        self.observation_space = spaces.Box(low, high, dtype=space.dtype.type)
         self._absorbed = absorbing_state(space.shape[0]).astype(space.dtype)
         self._ended = False
 

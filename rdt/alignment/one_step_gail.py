@@ -1,12 +1,12 @@
-"""Adversarial imitation of one state and N actions, without a network: where GAIL oscillates and what a controller does.
+"""Adversarial imitation of one state and N actions, no network: where GAIL oscillates and what a controller does.
 
 The discriminator D and the policy pi are the state of a dynamical system (spec imitation_rl.md 1.5):
 
     dD_a/dt  = pi_E(a) / D_a - pi(a) / (1 - D_a) - k w_a (D_a - 1/2)
     dpi/dt   = P [-log(1 - D) - lambda (1 + log pi) + u2],    P = I - 1 1' / N
 
-wanted at pi = pi_E, D = 1/2. Written in the spirit of the one-step analysis of C-GAIL (arXiv 2402.16349); the paper's own
-equations were not at hand.
+wanted at pi = pi_E, D = 1/2. Written in the spirit of the one-step analysis of C-GAIL (arXiv 2402.16349); the paper's
+own equations were not at hand.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class OneStepGail:
 
     @property
     def slowest(self) -> float:
-        """max Re of the eigenvalues: negative where the wanted state attracts, and then the rate of the slowest mode."""
+        """max Re of the eigenvalues: the rate of the slowest mode; negative where the wanted state attracts."""
         return float(self.eigenvalues().real.max())
 
 
