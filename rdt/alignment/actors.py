@@ -118,6 +118,11 @@ class Actor(nn.Module):
         return act
 
 
+def uniform(low: np.ndarray, high: np.ndarray) -> Act:
+    """For `run_episodes`: who knows nothing."""
+    return lambda _, generators: np.stack([g.uniform(low, high) for g in generators]).astype(np.float32)
+
+
 def save_actor(actor: Actor, path: str | Path) -> None:
     """One safetensors file, whole or not at all."""
     write_bytes(path, save(actor.state_dict(), metadata={_METADATA: json.dumps(asdict(actor.config))}))

@@ -64,7 +64,7 @@ class RLConfig:
 
     task: str = "Hopper-v5"  # a Gymnasium id with flat observations and bounded actions
     algorithm: AlgorithmName = "sac"
-    out: str = "runs/rl"
+    out: str = ""  # folder of the run; else runs/rl/TASK/ALGORITHM_SEED
     seed: int = 0
     steps: int = 1_000_000  # of the environment, random ones among them
     hidden: tuple[int, ...] = (256, 256)  # widths of actor and critics
@@ -98,3 +98,8 @@ class RLConfig:
             raise ValueError(
                 f"replay.updates_per_step x collect_steps is {updates:g}, which rounds to no update: raise one of them"
             )
+
+    @property
+    def folder(self) -> str:
+        """Of the run."""
+        return self.out or f"runs/rl/{self.task}/{self.algorithm}_{self.seed}"
