@@ -2,6 +2,7 @@
 
     CGAIL   on-policy, over Tianshou's GAIL (PPO)
     DAC     off-policy, GAIL-DAC over TD3: absorbing states, a gradient penalty, rewards of the present discriminator
+    SoftDAC the same over SAC
 
 k weighs the controller; k = 0 is the baseline to the bit. Policy, critics and rewards are the baseline's for every k.
 Spec imitation_rl.md 1.2 and 1.4; Luo et al. 2024, arXiv 2402.16349; Kostrikov et al. 2019. Needs the extra `rl`.
@@ -27,6 +28,7 @@ from rdt.alignment.adversarial import discriminator_loss, gradient_penalty
 from rdt.alignment.imitation_config import DiscriminatorConfig, ImitationConfig
 from rdt.alignment.tianshou_bridge import (
     check_spaces,
+    make_alpha,
     make_critic,
     make_optimizer,
     make_policy,
@@ -37,9 +39,9 @@ from rdt.alignment.tianshou_bridge import (
 try:
     import gymnasium
     from gymnasium import spaces
-    from tianshou.algorithm import GAIL, TD3
+    from tianshou.algorithm import GAIL, SAC, TD3
     from tianshou.algorithm.imitation.gail import GailTrainingStats
-    from tianshou.algorithm.modelfree.td3 import TD3TrainingStats
+    from tianshou.algorithm.modelfree.td3 import ActorDualCriticsOffPolicyAlgorithm, TD3TrainingStats
     from tianshou.algorithm.optim import AdamOptimizerFactory, LRSchedulerFactory, OptimizerFactory
     from tianshou.data import Batch, ReplayBuffer, SequenceSummaryStats
 except ModuleNotFoundError as error:
@@ -119,6 +121,7 @@ class CGAIL(GAIL):
 
 @dataclass(kw_only=True)
 class DACTrainingStats(TD3TrainingStats):
+    alpha: float  # the weight of the policy's entropy
     disc_loss: float
     D_policy: (
         float  # mean D of the policy's rows and of the expert's, before the step; 1/2 where nothing is left to tell
@@ -127,14 +130,13 @@ class DACTrainingStats(TD3TrainingStats):
     D_apart: float  # mean |D - 1/2| of both
 
 
-class DAC(TD3):
-    """GAIL-DAC (k = 0) and C-GAIL-DAC (k > 0); observations carry the indicator of `AbsorbingWrapper`.
+class _OffPolicyImitation(ActorDualCriticsOffPolicyAlgorithm):
+    """GAIL-DAC (k = 0) and C-GAIL-DAC (k > 0) over a learner with two critics; a base of `DAC` and `SoftDAC`.
 
-    `disc_net` gives the logit of (observation, action) rows. The actor rests for the first `actor_delay` updates, and
-    its gradient is clipped to the global norm `actor_norm`.
-
-    `unit` is what the discriminator measures observations in: it sees them divided by it, and the penalty, which asks
-    for slopes of 1, is of these. None: as they are.
+    Observations carry the indicator of `AbsorbingWrapper`. `disc_net` gives the logit of (observation, action) rows.
+    `unit` is what it measures observations in: it sees them divided by it, and the penalty, which asks for slopes of 1,
+    is of these; None: as they are. The actor rests for the first `actor_delay` updates, and its gradient is clipped to
+    the global norm `actor_norm`.
     """
 
     def __init__(
@@ -148,14 +150,15 @@ class DAC(TD3):
         penalty: float = 10.0,
         actor_delay: int = 1000,
         actor_norm: float = 40.0,
-        **td3: Any,
+        **learner: Any,
     ) -> None:
-        self._actor_norm = actor_norm  # TD3 makes the actor's optimizer
-        super().__init__(**td3)
+        self._actor_norm = actor_norm  # the learner makes the actor's optimizer
+        super().__init__(**learner)
         self.expert, self.k, self.penalty, self.actor_delay = expert, k, penalty, actor_delay
         self.unit = torch.ones(()) if unit is None else unit
         self.disc_net = disc_net
         self.disc_optim = self._create_optimizer(disc_net, disc_optim)
+        self._updates, self._actor_loss = 0, 0.0
         self._told: dict[str, float] = {}
 
     def train(self, mode: bool = True) -> Self:
@@ -204,26 +207,69 @@ class DAC(TD3):
             told = torch.stack([loss, D_policy.mean(), D_expert.mean(), apart]).tolist()
         return dict(zip(("disc_loss", "D_policy", "D_expert", "D_apart"), told, strict=True))
 
+    def _update_with_batch(self, batch: Any) -> DACTrainingStats:
+        """The learner's step, but its actor is asked for actions in living states only, and begins later."""
+        _, critic1_loss = self._minimize_critic_squared_loss(batch, self.critic, self.critic_optim)
+        _, critic2_loss = self._minimize_critic_squared_loss(batch, self.critic2, self.critic2_optim)
+        if self._updates % self._actor_every == 0:
+            living = batch.obs[batch.obs[:, -1] == 0]
+            if self._updates >= self.actor_delay and len(living):
+                loss = self._loss_of_actor(Batch(obs=living, info=[None] * len(living)))
+                self._actor_loss = loss.item()
+                self.policy_optim.step(loss)
+            self._update_lagged_network_weights()
+        self._updates += 1
+        told: dict[str, Any] = dict(self._told, actor_loss=self._actor_loss, alpha=self._entropy_weight)
+        return DACTrainingStats(critic1_loss=critic1_loss.item(), critic2_loss=critic2_loss.item(), **told)
+
+    @property
+    def _actor_every(self) -> int:
+        """Updates of the critics for one of the actor."""
+        return 1
+
+    @property
+    def _entropy_weight(self) -> float:
+        return 0.0
+
+    def _loss_of_actor(self, living: Batch) -> Float[Tensor, ""]:
+        raise NotImplementedError
+
+
+class DAC(_OffPolicyImitation, TD3):
+    """Over TD3, as published: a deterministic actor without entropy."""
+
+    @property
+    def _actor_every(self) -> int:
+        return self.update_actor_freq
+
     def _target_q_compute_action(self, obs_batch: Batch) -> Any:
         """The target actor's noisy action, within the bounds and zero in the absorbing state."""
-        answer = super()._target_q_compute_action(obs_batch)
+        answer: Any = super()._target_q_compute_action(obs_batch)
         answer.act = act_only_in_life(obs_batch.obs, answer.act.clamp(-1, 1))
         return answer
 
-    def _update_with_batch(self, batch: Any) -> DACTrainingStats:
-        """TD3's step, but the actor is asked for actions in living states only, and begins later."""
-        _, critic1_loss = self._minimize_critic_squared_loss(batch, self.critic, self.critic_optim)
-        _, critic2_loss = self._minimize_critic_squared_loss(batch, self.critic2, self.critic2_optim)
-        if self._cnt % self.update_actor_freq == 0:
-            living = batch.obs[batch.obs[:, -1] == 0]
-            if self._cnt >= self.actor_delay and len(living):
-                loss = -self.critic(living, self.policy(Batch(obs=living, info=[None] * len(living))).act).mean()
-                self._last = loss.item()
-                self.policy_optim.step(loss)
-            self._update_lagged_network_weights()
-        self._cnt += 1
-        losses = {"critic1_loss": critic1_loss.item(), "critic2_loss": critic2_loss.item(), "actor_loss": self._last}
-        return DACTrainingStats(**losses, **self._told)
+    def _loss_of_actor(self, living: Batch) -> Float[Tensor, ""]:
+        return -self.critic(living.obs, self.policy(living).act).mean()
+
+
+class SoftDAC(_OffPolicyImitation, SAC):
+    """Over SAC: explores faster on small tasks; its entropy moves the equilibrium away from the expert (spec 1.5)."""
+
+    @property
+    def _entropy_weight(self) -> float:
+        return float(self.alpha.value)
+
+    def _target_q_compute_action(self, obs_batch: Batch) -> Any:
+        """A drawn action; in the absorbing state it is zero and has no entropy."""
+        answer = super()._target_q_compute_action(obs_batch)
+        answer.act, answer.log_prob = (act_only_in_life(obs_batch.obs, x) for x in (answer.act, answer.log_prob))
+        return answer
+
+    def _loss_of_actor(self, living: Batch) -> Float[Tensor, ""]:
+        drawn = self.policy(living)
+        worst = torch.minimum(self.critic(living.obs, drawn.act), self.critic2(living.obs, drawn.act))
+        self.alpha.update(-drawn.log_prob.detach())
+        return (self._entropy_weight * drawn.log_prob - worst).mean()
 
 
 def make_dac(
@@ -233,28 +279,32 @@ def make_dac(
     unit: Float[Tensor, " obs+1"] | None,
     observation_space: spaces.Space,
     action_space: spaces.Space,
-) -> DAC:
-    """With new networks from torch's global random numbers, for environments in an `AbsorbingWrapper`."""
+) -> DAC | SoftDAC:
+    """What `config.dac` says, for environments in an `AbsorbingWrapper`; networks by torch's global random numbers."""
     observations, actions = (box.shape[0] for box in check_spaces(observation_space, action_space))
     run, replay = config.dac, config.dac.replay
-    halving = Halving(config.discriminator.halve_every)
     critic_optim = AdamOptimizerFactory(lr=replay.critic_lr)
+    shared: dict[str, Any] = {
+        "expert": expert,
+        "disc_net": Discriminator(observations, actions, config.discriminator.hidden),
+        "disc_optim": _discriminator_optimizer(config.discriminator),
+        "unit": unit,
+        "k": k,
+        "penalty": config.discriminator.penalty,
+        "actor_delay": config.actor_delay,
+        "policy": make_policy(run, observation_space, action_space),
+        "policy_optim": make_optimizer(run).with_lr_scheduler_factory(Halving(config.discriminator.halve_every)),
+        "critic": make_critic(run, observations, actions),
+        "critic_optim": critic_optim,
+        "critic2": make_critic(run, observations, actions),
+        "critic2_optim": critic_optim,
+        "tau": replay.tau,
+        "gamma": run.gamma,
+    }
+    if run.algorithm == "sac":
+        return SoftDAC(**shared, alpha=make_alpha(run, actions))
     return DAC(
-        expert=expert,
-        disc_net=Discriminator(observations, actions, config.discriminator.hidden),
-        disc_optim=_discriminator_optimizer(config.discriminator),
-        unit=unit,
-        k=k,
-        penalty=config.discriminator.penalty,
-        actor_delay=config.actor_delay,
-        policy=make_policy(run, observation_space, action_space),
-        policy_optim=make_optimizer(run).with_lr_scheduler_factory(halving),
-        critic=make_critic(run, observations, actions),
-        critic_optim=critic_optim,
-        critic2=make_critic(run, observations, actions),
-        critic2_optim=critic_optim,
-        tau=replay.tau,
-        gamma=run.gamma,
+        **shared,
         policy_noise=replay.target_noise,
         noise_clip=replay.target_noise_clip,
         update_actor_freq=replay.actor_every,
@@ -272,8 +322,8 @@ def make_c_gail(
     observations, actions = (box.shape[0] for box in check_spaces(observation_space, action_space))
     shown = ReplayBuffer(len(expert))
     for observation, action in zip(expert.observations.numpy(), expert.actions.numpy(), strict=True):
-        ended = {"terminated": False, "truncated": False, "done": False}  # pairs know no order
-        shown.add(Batch(obs=observation, act=action, rew=0.0, obs_next=observation, info={}, **ended))
+        row: dict[str, Any] = {"obs": observation, "act": action, "rew": 0.0, "obs_next": observation, "info": {}}
+        shown.add(Batch(row | {"terminated": False, "truncated": False, "done": False}))  # pairs know no order
     return CGAIL(
         k=k,
         expert_buffer=shown,
@@ -309,8 +359,10 @@ class AbsorbingWrapper(gymnasium.Wrapper):
         self._absorbed = absorbing_state(space.shape[0]).astype(space.dtype)
         self._ended = False
 
-    def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        observation, info = self.env.reset(**options)
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
         self._ended = False
         return alive(observation), info
 

@@ -20,6 +20,7 @@ class DiscriminatorConfig:
     halve_every: int = 100_000  # updates after which learning rates halve; of DAC the actor's too
     penalty: float = 10.0  # on slopes other than 1; DAC
     updates: int = 4  # per collection; GAIL
+    scaled: bool = False  # DAC: observations over the std of expert and random ones together, for tasks in odd units
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,17 @@ class ImitationConfig:
     expert: RLConfig = field(default_factory=RLConfig)  # trained on the task's own reward, once
     demonstrations: int = 4  # episodes of the expert
     steps_each: int | None = 50  # that are kept of a demonstration, evenly; none: all
-    dac: RLConfig = field(default_factory=_td3)  # of GAIL-DAC: a TD3
+    dac: RLConfig = field(default_factory=_td3)  # of GAIL-DAC: td3 as published, or sac
     actor_delay: int = 1000  # updates of DAC before the actor's first
-    gail: RLConfig = field(default_factory=_ppo)  # of GAIL: a PPO
+    gail: RLConfig = field(default_factory=_ppo)  # of GAIL: ppo
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     clone: CloneConfig = field(default_factory=CloneConfig)
 
     def __post_init__(self) -> None:
-        for name, algorithm in (("dac", "td3"), ("gail", "ppo")):
+        for name, algorithms in (("dac", ("td3", "sac")), ("gail", ("ppo",))):
             given = getattr(self, name).algorithm
-            if given != algorithm:
-                raise ValueError(f"{name}.algorithm must be {algorithm}, which it is built on, got {given}")
+            if given not in algorithms:
+                raise ValueError(f"{name}.algorithm must be {' or '.join(algorithms)}, got {given}")
         if self.demonstrations < 1 or (self.steps_each is not None and self.steps_each < 1):
             raise ValueError(
                 f"demonstrations and steps_each must be at least 1, got {self.demonstrations} and {self.steps_each}"

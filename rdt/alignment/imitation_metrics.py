@@ -5,8 +5,6 @@ Curves are normalised returns n_t over evaluations t, 1 the expert's and 0 a ran
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from jaxtyping import Float
 
@@ -27,13 +25,13 @@ def normalised(returns: Float[Array, "*batch"], of_random: float, of_expert: flo
     return (np.asarray(returns, dtype=float) - of_random) / (of_expert - of_random)
 
 
-def updates_to_share_of_best(updates: Sequence[float], n: Float[Array, " t"], share: float = OF_BEST) -> float:
-    """Gradient steps until n_t >= share x max n: the paper's rate of convergence. A run that gets nowhere may be fast."""
+def updates_to_share_of_best(updates: Float[Array, " t"], n: Float[Array, " t"], share: float = OF_BEST) -> float:
+    """Gradient steps until n_t >= share x max n, the paper's rate of convergence: who gets nowhere may be fast."""
     return float(updates[int(np.argmax(n >= share * n.max()))])
 
 
 def updates_to_level(
-    updates: Sequence[float], n: Float[Array, " t"], level: float = GOOD, running: int = RUNNING
+    updates: Float[Array, " t"], n: Float[Array, " t"], level: float = GOOD, running: int = RUNNING
 ) -> float:
     """Gradient steps until n_t >= level begins to hold for `running` evaluations; infinite if it never does."""
     enough = np.asarray(n) >= level
@@ -41,7 +39,7 @@ def updates_to_level(
     return float(updates[starts[0]]) if starts else float("inf")
 
 
-def area_under(updates: Sequence[float], n: Float[Array, " t"]) -> float:
+def area_under(updates: Float[Array, " t"], n: Float[Array, " t"]) -> float:
     """Mean of n over the gradient steps, by the trapezoidal rule: 1 for an expert from the start."""
     x, y = np.asarray(updates, dtype=float), np.asarray(n, dtype=float)
     return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / (x[-1] - x[0]))

@@ -203,10 +203,15 @@ def _off_policy(config: RLConfig, policy: Any, boxes: tuple[spaces.Box, spaces.B
             noise_clip=replay.target_noise_clip,
             update_actor_freq=replay.actor_every,
         )
-    if replay.entropy_weight is None:
-        tuned = AutoAlpha(-float(action), 0.0, AdamOptimizerFactory(lr=replay.entropy_lr))
-        return SAC(**shared, alpha=tuned)
-    return SAC(**shared, alpha=replay.entropy_weight)
+    return SAC(**shared, alpha=make_alpha(config, action))
+
+
+def make_alpha(config: RLConfig, action: int) -> float | AutoAlpha:
+    """Weight of sac's entropy: a number, or tuned until the entropy is minus the number of actions."""
+    replay = config.replay
+    if replay.entropy_weight is not None:
+        return replay.entropy_weight
+    return AutoAlpha(-float(action), 0.0, AdamOptimizerFactory(lr=replay.entropy_lr))
 
 
 def _on_policy(config: RLConfig, policy: Any, boxes: tuple[spaces.Box, spaces.Box]) -> Algorithm:

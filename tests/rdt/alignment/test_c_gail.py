@@ -178,7 +178,7 @@ def batch(*, absorbing: list[bool], following: list[bool]) -> Batch:
 
 
 def test_targets_are_masked_by_no_end_and_rewards_are_the_present_discriminators(dac):
-    dac.policy_noise = 0.0
+    dac.policy_noise = 0.0  # of the targets
     rows = batch(absorbing=[False, False, True], following=[False, True, True])
     found = dac._preprocess_batch(rows, None, np.arange(3))
     assert found.act.abs().max() <= 1 and found.act[2] == 0
@@ -267,7 +267,7 @@ def test_the_wrapper_is_an_environment_as_gymnasium_wants_it():
 
 
 def test_a_learner_on_another_algorithm_is_refused():
-    with pytest.raises(ValueError, match="must be td3"):
-        replace(TINY, dac=RLConfig(algorithm="sac"))
+    with pytest.raises(ValueError, match="must be td3 or sac"):
+        replace(TINY, dac=RLConfig(algorithm="ddpg"))
     with pytest.raises(ValueError, match="at least 1"):
         replace(TINY, demonstrations=0)

@@ -40,7 +40,7 @@ def test_a_level_must_hold_for_three_evaluations():
 
 def test_area_of_a_step_and_of_the_expert():
     assert area_under(UPDATES, np.ones(20)) == pytest.approx(1)
-    assert area_under([0, 100, 300], np.array([0.0, 1.0, 1.0])) == pytest.approx(250 / 300)
+    assert area_under(np.array([0, 100, 300]), np.array([0.0, 1.0, 1.0])) == pytest.approx(250 / 300)
 
 
 def test_oscillation_looks_at_the_last_quarter_only():
