@@ -11,8 +11,10 @@ lie outside [-1, 1], since its bound is a cut.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -129,14 +131,16 @@ def make_policy(
     for layer in actor.mu.modules():  # first actions near zero (Andrychowicz et al. 2021, figure 24)
         if isinstance(layer, nn.Linear):
             layer.weight.data.mul_(0.01)
-    return ProbabilisticActorPolicy(
-        actor=actor,
-        dist_fn=dist_of,
-        deterministic_eval=True,
-        action_space=actions,
-        action_scaling=True,
-        action_bound_method="tanh" if config.algorithm == "reinforce" else "clip",
-    )
+    with warnings.catch_warnings():  # it advises an unbounded actor, which this one is
+        warnings.filterwarnings("ignore", message="action_scaling and action_bound_method are only intended")
+        return ProbabilisticActorPolicy(
+            actor=actor,
+            dist_fn=dist_of,
+            deterministic_eval=True,
+            action_space=actions,
+            action_scaling=True,
+            action_bound_method="tanh" if config.algorithm == "reinforce" else "clip",
+        )
 
 
 def make_algorithm(config: RLConfig, observation_space: spaces.Space, action_space: spaces.Space) -> Algorithm:
@@ -299,24 +303,20 @@ def training(
 
     Sets the global random seeds of torch and numpy, which Tianshou draws from, so one run at a time. `algorithm` makes
     another one than `make_algorithm` from observation and action space: the trainer is that of its kind. `prepare` may
-    hang hooks on the collector of training. `evaluation_env` is a second kind of environment, with other rewards, say.
+    hang hooks on the collector of training. `evaluation_env` is a second kind of environment: of the same spaces, with
+    other rewards, say.
     """
     torch.manual_seed(config.seed)
     np.random.seed(config.seed)
     envs = make_envs(config, make_env)
     tests = [(evaluation_env or make_env)() for _ in range(config.evaluation_episodes)]
     try:
-        learner = _learner(config, tests[0] if evaluation_env is None else make_env(), algorithm)
+        learner = (algorithm or partial(make_algorithm, config))(tests[0].observation_space, tests[0].action_space)
         yield from _Training(config, learner, envs, tests, prepare).run()
     finally:
         envs.close()
         for test in tests:
             test.close()
-
-
-def _learner(config: RLConfig, env: Any, algorithm: Any) -> Algorithm:
-    make = algorithm or (lambda observations, actions: make_algorithm(config, observations, actions))
-    return make(env.observation_space, env.action_space)
 
 
 class _Training:
@@ -334,7 +334,7 @@ class _Training:
         self.off_policy = isinstance(algorithm, OffPolicyAlgorithm)
         if not self.off_policy and not isinstance(algorithm, OnPolicyAlgorithm):
             raise TypeError(f"{type(algorithm).__name__} learns neither on- nor off-policy: it needs no environment")
-        size = config.replay.size if self.off_policy else config.collect_steps
+        size = min(config.replay.size, config.steps) if self.off_policy else config.collect_steps
         buffer = VectorReplayBuffer(size, config.envs, random_seed=config.seed)
         self.collector = Collector[CollectStats](algorithm, envs, buffer, exploration_noise=self.off_policy)
         self.steps = self.updates = 0
