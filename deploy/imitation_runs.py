@@ -41,6 +41,9 @@ EVALUATION_SEED, SHOWN_SEED, OTHER_SEED = 1_000_000, 3_000_000, 4_000_000
 """First seeds of the starts: of evaluations, of demonstrations, and of two more sets of the expert's states."""
 
 NUM_STATES = 2000
+INDICATOR_UNIT = 0.1
+"""Of absorbing states: they lie ten units from living ones, where a pole that has fallen lies as well."""
+
 Array = np.ndarray
 
 
@@ -66,7 +69,7 @@ class Shown:
     of_random: float
     states: Float[Array, "state obs"]  # of the expert, from other starts
     floor: float  # distance of two such sets
-    unit: Float[Array, " obs"]  # std of expert and random states together, half of each
+    unit: Float[Array, " obs"]  # in which a discriminator may measure observations: see `unit_between`
 
 
 def prepare(config: ImitationConfig, out: Path) -> Shown:
@@ -85,7 +88,6 @@ def prepare(config: ImitationConfig, out: Path) -> Shown:
     shown = act(expert, config.demonstrations, SHOWN_SEED)
     by_chance = act(uniform(space.low, space.high), 10, EVALUATION_SEED)
     sets = [_some(states_of(act(expert, 20, OTHER_SEED + 100 * i)), NUM_STATES) for i in range(2)]
-    both = np.concatenate([_some(states_of(rollouts), NUM_STATES) for rollouts in (shown, by_chance)])
     result = Shown(
         tuple(shown),
         (space.low, space.high),
@@ -93,7 +95,7 @@ def prepare(config: ImitationConfig, out: Path) -> Shown:
         of_random=mean_return(by_chance),
         states=sets[0],
         floor=sliced_wasserstein_1(sets[0], sets[1], scale_of(sets[0])),
-        unit=scale_of(both),
+        unit=unit_between(states_of(shown), states_of(by_chance)),
     )
     for env in envs:
         env.close()
@@ -126,6 +128,17 @@ def record_of(config: ImitationConfig, shown: Shown, learner: Learner, seed: int
     }
     write_json(file, record)
     return record
+
+
+def unit_between(
+    of_expert: Float[Array, "state obs"], of_random: Float[Array, "other obs"]
+) -> Float[Array, " obs"]:
+    """Geometric mean of both standard deviations, entry by entry.
+
+    An expert may hold still where chance flings about (a balanced pole: by a factor of a hundred). With slopes of at
+    most 1, a discriminator in chance's units sees no small mistakes, and one in the expert's sees nothing but distance.
+    """
+    return np.sqrt(scale_of(of_expert) * scale_of(of_random))
 
 
 def states_of(rollouts: Sequence[Rollout], *, indicator: bool = False) -> Float[Array, "state obs"]:
@@ -167,7 +180,7 @@ def _adversarial(config: ImitationConfig, shown: Shown, learner: Learner, seed: 
     pairs = expert_pairs(shown.rollouts, shown.bounds, config.steps_each, seed, absorbing=off_policy)
     make_env = partial(gymnasium.make, config.task)
     if off_policy:
-        unit = torch.from_numpy(np.append(shown.unit, 1.0)).float() if config.discriminator.scaled else None
+        unit = torch.from_numpy(np.append(shown.unit, INDICATOR_UNIT)).float() if config.discriminator.scaled else None
         algorithm = partial(make_dac, config, learner.k, pairs, unit)
         evaluations = partial(training, run, lambda: AbsorbingWrapper(make_env()), algorithm)
     else:
@@ -190,9 +203,9 @@ def _cloned(config: ImitationConfig, shown: Shown, seed: int) -> Iterable[Point]
     pairs = expert_pairs(shown.rollouts, shown.bounds, config.steps_each, seed, absorbing=False)
     low, high = (tuple(bound.tolist()) for bound in shown.bounds)
     actor = Actor(ActorConfig(pairs.observations.shape[1], low, high, config.dac.hidden))
-    clone(actor, pairs, config.clone.steps, config.clone.lr, config.dac.batch_size)
+    clone(actor, pairs, config.cloning.steps, config.cloning.lr, config.dac.batch_size)
     envs = [gymnasium.make(config.task) for _ in range(10)]
-    yield config.clone.steps, 0, _episodes(actor.deterministic(), 10, EVALUATION_SEED, envs=envs), False, {}
+    yield config.cloning.steps, 0, _episodes(actor.deterministic(), 10, EVALUATION_SEED, envs=envs), False, {}
     for env in envs:
         env.close()
 

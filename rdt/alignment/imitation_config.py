@@ -20,7 +20,7 @@ class DiscriminatorConfig:
     halve_every: int = 100_000  # updates after which learning rates halve; of DAC the actor's too
     penalty: float = 10.0  # on slopes other than 1; DAC
     updates: int = 4  # per collection; GAIL
-    scaled: bool = False  # DAC: observations over the std of expert and random ones together, for tasks in odd units
+    scaled: bool = False  # DAC: observations are measured in units between the expert's spread and a random policy's
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ImitationConfig:
     actor_delay: int = 1000  # updates of DAC before the actor's first
     gail: RLConfig = field(default_factory=_ppo)  # of GAIL: ppo
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    clone: CloneConfig = field(default_factory=CloneConfig)
+    cloning: CloneConfig = field(default_factory=CloneConfig)
 
     def __post_init__(self) -> None:
         for name, algorithms in (("dac", ("td3", "sac")), ("gail", ("ppo",))):
