@@ -8,11 +8,10 @@ what the controller does without networks, is computed along the way.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from data_pipeline.atomic import check_writable, write_bytes
 from data_pipeline.schema.registry import find_config, read_yaml, unknown_name
@@ -48,7 +47,6 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     require("a picture", {"matplotlib": "matplotlib"})
     out = Path(args.out)
     check_writable(out)
-    torch.set_num_threads(1)  # of nets this small more are a loss
     learners = [Learner(method, k) for method in args.methods for k in (args.k if method in BASELINES else (0.0,))]
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     figures: dict[str, Any] = {"one step": _one_step(out), "tasks": {}}
@@ -66,7 +64,8 @@ def _one_step(out: Path) -> dict[str, Any]:
         runs = [run(system, step) for step in STEPS]
         apart = [float(r.apart[-1]) for r in runs]
         row = {"slowest": system.slowest, "residual": system.residual, "apart": apart}
-        rows[name] = row | {"settled": [r.settled_at(0.02) for r in runs]}
+        settled = [r.settled_at(0.02) for r in runs]
+        rows[name] = row | {"settled": [time if math.isfinite(time) else None for time in settled]}
         ends = " / ".join(f"{value:.4f}" for value in apart)
         print(f"{name:33s}{system.slowest:11.3f}  {system.residual:8.3f}   {ends}")
     drawn = []
@@ -91,7 +90,8 @@ def _task(config: ImitationConfig, learners: Sequence[Learner], seeds: range, ou
     )
     print("\n".join(lines_of_table(columns, differences)))
     print(
-        "mean [95 % bootstrap interval] over seeds; * a paired difference whose interval leaves zero out\n", flush=True
+        "mean [95 % bootstrap interval] over seeds; * that of five paired differences or more leaves zero out\n",
+        flush=True,
     )
     curves = [band_of(name_of(learner), of) for learner, of in records.items() if len(of[0]["curve"]) > 1]
     if curves:

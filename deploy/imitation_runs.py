@@ -130,9 +130,7 @@ def record_of(config: ImitationConfig, shown: Shown, learner: Learner, seed: int
     return record
 
 
-def unit_between(
-    of_expert: Float[Array, "state obs"], of_random: Float[Array, "other obs"]
-) -> Float[Array, " obs"]:
+def unit_between(of_expert: Float[Array, "state obs"], of_random: Float[Array, "other obs"]) -> Float[Array, " obs"]:
     """Geometric mean of both standard deviations, entry by entry.
 
     An expert may hold still where chance flings about (a balanced pole: by a factor of a hundred). With slopes of at

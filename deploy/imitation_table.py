@@ -24,6 +24,9 @@ Record = Mapping[str, Any]
 """Of one run: what `deploy.imitation_runs.record_of` returns."""
 
 
+ENOUGH_SEEDS = 5
+
+
 @dataclass(frozen=True)
 class Figure:
     """A number of a run, by its evaluations."""
@@ -93,8 +96,12 @@ def paired(controlled: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[s
     }
 
 
-def leaves_out_zero(interval: tuple[float, float]) -> bool:
-    return interval[0] > 0 or interval[1] < 0
+def leaves_out_zero(difference: Mapping[str, Any]) -> bool:
+    """Of a paired difference over enough seeds: of two that agree any interval does."""
+    if len(difference["values"]) < ENOUGH_SEEDS:
+        return False
+    low, high = difference["interval"]
+    return low > 0 or high < 0
 
 
 def lines_of_table(columns: Mapping[str, Mapping[str, Any]], differences: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -112,10 +119,11 @@ def lines_of_table(columns: Mapping[str, Mapping[str, Any]], differences: Mappin
 def _cell(value: Mapping[str, Any] | None, form: str, *, mark: bool = False) -> str:
     if value is None:
         return "-"
+    if value["interval"] is None:
+        return f"{value['mean']:{form}}"
     low, high = value["interval"]
-    star = "*" if mark and leaves_out_zero((low, high)) else ""
-    interval = "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
-    return f"{value['mean']:{form}}{interval}{star}"
+    star = "*" if mark and leaves_out_zero(value) else ""
+    return f"{value['mean']:{form}} [{low:{form}}, {high:{form}}]{star}"
 
 
 def band_of(label: str, records: Sequence[Record]) -> Band:

@@ -34,14 +34,14 @@ def paired_difference_interval(first: Sequence[bool], second: Sequence[bool]) ->
     return max(-1.0, difference - half), min(1.0, difference + half)
 
 
-def bootstrap_interval(values: Sequence[float], resamples: int = 20_000) -> tuple[float, float]:
+def bootstrap_interval(values: Sequence[float], resamples: int = 20_000) -> tuple[float, float] | None:
     """95 % percentile interval of the mean, by resampling the values; of paired runs give the differences.
 
-    Of five values it is narrower than it should be: about nine of ten such intervals hold the mean. nan for one value.
+    Of five values it is narrower than it should be: fewer than nine in ten hold the mean. One value has none.
     """
     given = np.asarray(values, dtype=float)
     if len(given) < 2:
-        return math.nan, math.nan
+        return None
     rows = np.random.default_rng(0).integers(len(given), size=(resamples, len(given)))
     low, high = np.percentile(given[rows].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)

@@ -69,6 +69,7 @@ class Discriminator(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x: Float[Tensor, "row obs+act"]) -> Float[Tensor, "row 1"]:
+        x = x.float()  # Tianshou's GAIL hands on what MuJoCo observes, in double precision
         observed, actions = x[:, : self.num_observed], x[:, self.num_observed :]
         return self.layers(torch.cat([observed, actions.clamp(-1, 1)], dim=1))
 

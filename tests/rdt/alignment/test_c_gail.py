@@ -232,6 +232,7 @@ def test_a_discriminator_cannot_tell_the_range_of_actions():
     net = Discriminator(2, 1, (8,))
     inside, outside = torch.tensor([[0.3, 0.2, 1.0]]), torch.tensor([[0.3, 0.2, 5.0]])
     assert torch.equal(net(inside), net(outside))
+    assert torch.equal(net(inside.double()), net(inside.double().float()))  # MuJoCo observes in double precision
 
 
 def test_an_episode_that_ends_has_one_step_in_the_absorbing_state():
