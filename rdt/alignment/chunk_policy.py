@@ -12,12 +12,14 @@ False, which no running plan is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from gymnasium import spaces
 
 from rdt.alignment.tianshou_bridge import Batch, Policy, ReplayBuffer
+
+if TYPE_CHECKING:
+    from gymnasium import spaces
 
 Observations = np.ndarray | Mapping[str, Any]
 """Stacked observations of several environments: (n, ...), or a (nested) mapping of such arrays."""

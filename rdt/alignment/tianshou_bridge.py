@@ -19,7 +19,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import nn
 
 from data_pipeline.schema.types import Transition
@@ -27,6 +26,7 @@ from rdt.alignment.actors import ACTIVATIONS, Actor, ActorConfig, Rollout, run_e
 from rdt.alignment.rl_config import RLConfig, is_off_policy
 
 try:
+    from gymnasium import spaces
     from tianshou.algorithm import A2C, DDPG, NPG, PPO, SAC, TD3, TRPO, Reinforce
     from tianshou.algorithm.algorithm_base import Algorithm, OffPolicyAlgorithm, OnPolicyAlgorithm, Policy
     from tianshou.algorithm.modelfree.ddpg import ContinuousDeterministicPolicy
@@ -38,7 +38,8 @@ try:
         OptimizerFactory,
         RMSpropOptimizerFactory,
     )
-    from tianshou.data import Batch, Collector, CollectStats, ReplayBuffer, VectorReplayBuffer
+    from tianshou.data import Batch as Batch  # handed on: others import no Tianshou
+    from tianshou.data import Collector, CollectStats, ReplayBuffer, VectorReplayBuffer
     from tianshou.env import BaseVectorEnv, DummyVectorEnv, SubprocVectorEnv, VectorEnvNormObs
     from tianshou.exploration import GaussianNoise
     from tianshou.trainer import OffPolicyTrainer, OffPolicyTrainerParams, OnPolicyTrainer, OnPolicyTrainerParams
@@ -409,21 +410,15 @@ def buffer_of(transition: Transition, policy: Policy) -> ReplayBuffer:
         np.clip(policy.map_action_inverse(transition.actions), -1, 1) if policy.action_scaling else transition.actions
     )
     ends = transition.ends()
-    buffer = ReplayBuffer(size=transition.num_rows)
-    for row in range(transition.num_rows):
-        buffer.add(
-            Batch(
-                obs=transition.observations[row],
-                act=actions[row],
-                rew=float(transition.rewards[row]),
-                terminated=bool(transition.terminals[row]),
-                truncated=bool(ends[row] and not transition.terminals[row]),
-                done=bool(ends[row]),
-                obs_next=transition.next_observations[row],
-                info={},
-            )
-        )
-    return buffer
+    return ReplayBuffer.from_data(
+        obs=transition.observations,
+        act=actions,
+        rew=transition.rewards.astype(np.float64),
+        terminated=transition.terminals,
+        truncated=ends & ~transition.terminals,
+        done=ends,
+        obs_next=transition.next_observations,
+    )
 
 
 def transition_of_buffer(buffer: ReplayBuffer, policy: Policy, name: str) -> Transition:

@@ -1,7 +1,11 @@
 """Run: pytest tests/deploy/test_rl.py"""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
+import yaml
 
 from data_pipeline.schema.registry import shipped_configs
 from data_pipeline.sources.transitions import read_d4rl
@@ -51,6 +55,21 @@ def test_a_finished_run_is_left_alone_and_another_one_is_refused(run, capsys):
     assert (run / "curve.json").stat().st_mtime_ns == before
     assert main(["rl", "train", str(run / "rl.yaml"), "--seed", "1"]) == 1
     assert "seed: 0 -> 1" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_begins_again(run, tmp_path, capsys):
+    out = tmp_path / "half"
+    shutil.copytree(run, out)
+    half = yaml.safe_load((out / "rl.yaml").read_text()) | {"out": str(out)}
+    (out / "rl.yaml").write_text(yaml.safe_dump(half, sort_keys=False))
+    curve = json.loads((out / "curve.json").read_text())
+    (out / "curve.json").write_text(json.dumps(curve | {"evaluations": curve["evaluations"][:2]}))
+    (out / "actors/step_00000050.safetensors").write_bytes(b"of another time")
+    assert main(["rl", "train", str(out / "rl.yaml")]) == 0
+    assert "it begins again" in capsys.readouterr().out
+    assert list(actor_files(out)) == [0, 60]
+    again = [row["returns"] for row in run_of(out)[1]]
+    assert again == [row["returns"] for row in curve["evaluations"]]  # the same seed
 
 
 def test_data_of_several_actors(run, tmp_path, capsys):

@@ -1,5 +1,7 @@
 """Run: pytest tests/rdt/alignment/test_tianshou_bridge.py"""
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import get_args
 
@@ -159,3 +161,10 @@ def test_spaces_that_do_not_fit_are_named():
         RLConfig(envs=3, collect_steps=4)
     with pytest.raises(ValueError, match="rounds to no update"):
         RLConfig(replay=ReplayConfig(updates_per_step=0.1))
+
+
+def test_what_is_missing_is_named_with_its_extra():
+    code = "import sys; sys.modules['tianshou'] = None; import rdt.alignment.chunk_policy"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "reinforcement learning needs tianshou" in result.stderr
+    assert "pip install 'rdt-stack[rl]'" in result.stderr
