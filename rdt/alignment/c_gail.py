@@ -321,10 +321,16 @@ def make_c_gail(
 ) -> CGAIL:
     """With new networks from torch's global random numbers; observations and pairs have no indicator."""
     observations, actions = (box.shape[0] for box in check_spaces(observation_space, action_space))
-    shown = ReplayBuffer(len(expert))
-    for observation, action in zip(expert.observations.numpy(), expert.actions.numpy(), strict=True):
-        row: dict[str, Any] = {"obs": observation, "act": action, "rew": 0.0, "obs_next": observation, "info": {}}
-        shown.add(Batch(row | {"terminated": False, "truncated": False, "done": False}))  # pairs know no order
+    never = np.zeros(len(expert), dtype=bool)  # pairs know no order
+    shown = ReplayBuffer.from_data(
+        obs=expert.observations.numpy(),
+        act=expert.actions.numpy(),
+        rew=np.zeros(len(expert)),
+        terminated=never,
+        truncated=never,
+        done=never,
+        obs_next=expert.observations.numpy(),
+    )
     return CGAIL(
         k=k,
         expert_buffer=shown,
