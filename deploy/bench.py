@@ -23,6 +23,7 @@ BENCHES = {
     "cca": "deploy.bench_cca:bench",
     "nca": "deploy.bench_nca:bench",
     "eeg": "deploy.bench_eeg:bench",
+    "imitation": "deploy.bench_imitation:bench",
 }
 """Word after `rdt bench` -> function of the parsed arguments that prints its table and returns the figures."""
 

@@ -338,6 +338,31 @@ def build_parser() -> argparse.ArgumentParser:
         sequences.add_argument("--out", metavar="DIR", help="folder for pictures (extra sim)")
         sequences.add_argument("--json", metavar="FILE", help="write the figures there too")
 
+    imitation = bench_commands.add_parser(
+        "imitation", help="GAIL-DAC with and without C-GAIL's controller over the same seeds, beside behaviour cloning"
+    )
+    imitation.add_argument(
+        "--tasks",
+        type=_names,
+        default=("Pendulum-v1", "InvertedPendulum-v5"),
+        metavar="A,B",
+        help="YAML files, or names of those in configs/imitation/ (default: Pendulum-v1,InvertedPendulum-v5)",
+    )
+    imitation.add_argument(
+        "--methods",
+        type=_names,
+        default=("bc", "dac", "c-gail-dac"),
+        metavar="A,B",
+        help="of bc, dac, c-gail-dac, and on-policy gail and c-gail (default: the first three)",
+    )
+    imitation.add_argument(
+        "--k", type=_positive_numbers, default=(1.0,), metavar="A,B", help="weights of the controller (default: 1)"
+    )
+    imitation.add_argument("--seeds", type=_POSITIVE, default=5, metavar="N", help="runs of each method (default: 5)")
+    imitation.add_argument("--first-seed", type=_SEED, default=0, metavar="S", help="the others follow")
+    imitation.add_argument("--out", default="runs/imitation", metavar="DIR", help="a folder that is there goes on")
+    imitation.add_argument("--json", metavar="FILE", help="write all figures there")
+
     commands.add_parser("doctor", help="versions, devices, rendering, extras: what is missing and how to get it")
     return parser
 
@@ -416,6 +441,16 @@ def _add_scene(parser: argparse.ArgumentParser) -> None:
 
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", choices=["jpeg", "raw"], default="jpeg", help="as recorded; jpeg has quality 90")
+
+
+def _positive_numbers(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) <= 0:
+        raise argparse.ArgumentTypeError(f"takes positive numbers, for instance 0.1,1,10, got {text!r}")
+    return numbers
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -71,6 +71,17 @@ class Line:
     notes: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class Band:
+    """A mean over something that was varied, with an interval at each point."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
 def percent(rate: float) -> str:
     """A share as text, to a tenth of a per cent: 0.925 -> 92.5 %, 0.5 -> 50 %."""
     return f"{100 * rate:.1f}".removesuffix(".0") + "\u00a0%"
@@ -134,6 +145,19 @@ def lines(drawn: Sequence[Line], x_label: str, y_label: str) -> bytes:
             axes.annotate(
                 _literal(note), (x, y), xytext=(4, 4), textcoords="offset points", color=colour, fontsize=FONT_PT - 2
             )
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.grid(color=RULE)
+    axes.legend(frameon=False, fontsize=FONT_PT - 1)
+    return _png(figure)
+
+
+def bands(drawn: Sequence[Band], x_label: str, y_label: str) -> bytes:
+    """Means over something, each in the band of its interval."""
+    figure, axes = _chart(WIDTH_IN, 3.2)
+    for number, band in enumerate(drawn):
+        colour = LINE_COLOURS[number % len(LINE_COLOURS)]
+        axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(band.x, band.y, color=colour, linewidth=2, label=_literal(band.label))
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(color=RULE)
     axes.legend(frameon=False, fontsize=FONT_PT - 1)

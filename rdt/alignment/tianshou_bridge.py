@@ -20,6 +20,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from data_pipeline.schema.types import Transition
 from rdt.alignment.actors import ACTIVATIONS, Actor, ActorConfig, Rollout, run_episodes
@@ -208,10 +209,15 @@ def _off_policy(config: RLConfig, policy: Any, boxes: tuple[spaces.Box, spaces.B
             noise_clip=replay.target_noise_clip,
             update_actor_freq=replay.actor_every,
         )
-    if replay.entropy_weight is None:
-        tuned = AutoAlpha(-float(action), 0.0, AdamOptimizerFactory(lr=replay.entropy_lr))
-        return SAC(**shared, alpha=tuned)
-    return SAC(**shared, alpha=replay.entropy_weight)
+    return SAC(**shared, alpha=make_alpha(config, action))
+
+
+def make_alpha(config: RLConfig, action: int) -> float | AutoAlpha:
+    """Weight of sac's entropy: a number, or tuned until the entropy is minus the number of actions."""
+    replay = config.replay
+    if replay.entropy_weight is not None:
+        return replay.entropy_weight
+    return AutoAlpha(-float(action), 0.0, AdamOptimizerFactory(lr=replay.entropy_lr))
 
 
 def _on_policy(config: RLConfig, policy: Any, boxes: tuple[spaces.Box, spaces.Box]) -> Algorithm:
@@ -315,6 +321,14 @@ def training(
             test.close()
 
 
+class _SilentTrainer(OffPolicyTrainer):
+    """From twenty gradient steps on Tianshou's shows a bar of its own, whatever `show_progress` says."""
+
+    @property
+    def _pbar(self) -> Any:
+        return lambda *steps, **options: tqdm(*steps, **options | {"disable": True})
+
+
 class _Training:
     """Tianshou's trainer, driven epoch by epoch, with our evaluations between."""
 
@@ -392,7 +406,7 @@ class _Training:
                 batch_size=config.batch_size,
                 update_step_num_gradient_steps_per_sample=config.replay.updates_per_step,
             )
-            return OffPolicyTrainer(cast(OffPolicyAlgorithm, self.algorithm), params)
+            return _SilentTrainer(cast(OffPolicyAlgorithm, self.algorithm), params)
         params = OnPolicyTrainerParams(
             **shared, batch_size=config.batch_size or None, update_step_num_repetitions=config.on_policy.repeat
         )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deploy.intervals import paired_difference_interval, wilson_interval
+from deploy.intervals import bootstrap_interval, paired_difference_interval, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,10 @@ def test_swapping_the_two_turns_the_sign():
     first, second = [True, True, False, True], [True, False, False, False]
     low, high = paired_difference_interval(first, second)
     assert paired_difference_interval(second, first) == pytest.approx((-high, -low))
+
+
+def test_a_mean_of_a_few_runs_lies_in_its_interval_and_one_run_has_none():
+    low, high = bootstrap_interval([0.1, 0.4, 0.2, 0.3, 0.5])
+    assert 0.1 < low < 0.3 < high < 0.5
+    assert bootstrap_interval([0.2] * 5) == pytest.approx((0.2, 0.2))
+    assert bootstrap_interval([0.2]) is None

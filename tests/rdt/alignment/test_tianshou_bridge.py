@@ -101,6 +101,12 @@ def test_the_same_seed_gives_the_same_curve():
     assert curves[0] == curves[1] != curves[2]
 
 
+def test_training_leaves_the_progress_to_who_asked_for_it(capsys):
+    replay = ReplayConfig(size=200, random_steps=20, updates_per_step=1.0)
+    list(training(tiny("td3", collect_steps=20, steps=40, replay=replay), Target))  # twenty gradient steps at once
+    assert "gradient" not in capsys.readouterr().err
+
+
 def test_ddpg_learns():
     config = tiny(
         "ddpg",
