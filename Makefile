@@ -6,6 +6,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TEST_STAMP := $(VENV)/.installed-for-tests
 APT_PACKAGES := libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri
 
 .PHONY: help quickstart test lint install clean
@@ -19,7 +20,7 @@ help:
 quickstart: install
 	$(BIN)/rdt quickstart --out $(OUT) $(ARGS)
 
-test: install
+test: install $(TEST_STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not hardware" $(ARGS)
 
 lint: install
@@ -43,6 +44,11 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[sim,encoders,ros2,dev]'
+	@touch $@
+
+# what only tests need of the extras: 480 MB that a quick start can do without
+$(TEST_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[rl]'
 	@touch $@
 
 clean:
