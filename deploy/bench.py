@@ -22,6 +22,7 @@ BENCHES = {
     "guidance": "deploy.bench_guidance:bench",
     "cca": "deploy.bench_cca:bench",
     "nca": "deploy.bench_nca:bench",
+    "offline": "deploy.bench_offline:bench",
 }
 """Word after `rdt bench` -> function of the parsed arguments that prints its table and returns the figures."""
 

@@ -1,4 +1,4 @@
-"""Intervals for success rates, and for the difference of two on the same scenes."""
+"""Intervals for success rates, for the difference of two on the same scenes, and for means."""
 
 from __future__ import annotations
 
@@ -30,3 +30,15 @@ def paired_difference_interval(first: Sequence[bool], second: Sequence[bool]) ->
     difference = (only_second - only_first) / n
     half = Z_95 * math.sqrt(only_first + only_second - n * difference**2) / n
     return max(-1.0, difference - half), min(1.0, difference + half)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % interval of a mean; of a single value it is the value itself, which says nothing."""
+    n, mean = len(values), sum(values) / len(values)
+    if n == 1:
+        return mean, mean
+    from scipy.stats import t
+
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
+    half = float(t.ppf(0.975, n - 1)) * spread
+    return mean - half, mean + half

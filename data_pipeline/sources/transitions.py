@@ -52,9 +52,26 @@ class TransitionFile:
 
 
 def read_transitions(path: str | Path, max_episode_steps: int | None = None) -> TransitionFile:
-    """A Minari folder or a D4RL file, by what is there."""
+    """A D4RL file, a Minari folder, or a folder of D4RL files as one data set, by what is there."""
     path = Path(path)
-    return read_minari(path) if path.is_dir() else read_d4rl(path, max_episode_steps)
+    if not path.is_dir():
+        return read_d4rl(path, max_episode_steps)
+    files = sorted(path.glob("*.hdf5"))
+    return joined(path.name, [read_d4rl(file, max_episode_steps) for file in files]) if files else read_minari(path)
+
+
+def joined(name: str, files: Sequence[TransitionFile]) -> TransitionFile:
+    """Several files of one task, one behind the other; a last episode that did not end is cut where its file ends."""
+    parts = [file.transition for file in files]
+    widths = {(part.observations.shape[1], part.actions.shape[1]) for part in parts}
+    if len(widths) > 1:
+        raise ValueError(f"{name} holds files of several tasks: (observation, action) have widths {sorted(widths)}")
+    columns = {key: np.concatenate([getattr(part, key) for part in parts]) for key in (*_FLOATS, "terminals")}
+    columns["timeouts"] = np.concatenate([part.ends() & ~part.terminals for part in parts])
+    common = set.intersection(*(set(part.infos) for part in parts))
+    infos = {key: np.concatenate([part.infos[key] for part in parts]) for key in sorted(common)}
+    faults = tuple(fault for file in files for fault in file.faults)
+    return TransitionFile(Transition(name, **columns, infos=infos), faults)
 
 
 def read_d4rl(path: str | Path, max_episode_steps: int | None = None) -> TransitionFile:
@@ -69,6 +86,17 @@ def read_d4rl(path: str | Path, max_episode_steps: int | None = None) -> Transit
         return _d4rl(path, max_episode_steps)
     except EpisodeError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def read_reference_returns(path: str | Path) -> tuple[float, float] | None:
+    """(random, expert) returns that a D4RL file, or a folder's first, holds as metadata; else None."""
+    path = Path(path)
+    file = next(iter(sorted(path.glob("*.hdf5"))), None) if path.is_dir() else path
+    if file is None:
+        return None
+    arrays = read_tree(file).arrays
+    random, expert = (arrays.get(f"metadata/{key}_return") for key in ("random", "expert"))
+    return None if random is None or expert is None else (float(random), float(expert))
 
 
 def read_minari(root: str | Path) -> TransitionFile:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rdt.alignment.cca import Conditioned, DiffusionCCA, contrast
-from rdt.alignment.critics import SingleCritic, TwinCritic
+from rdt.alignment.critics import SingleCritic, TargetedCritic
 from rdt.alignment.eda import EDA
 from rdt.alignment.log_ratio import bottleneck, denoising_error, sequence, sequence_logp
 from rdt.alignment.losses import TIME_WEIGHTS, blended
@@ -273,7 +273,7 @@ def test_srpo_leaves_masked_dimensions_alone():
 
 
 def test_softmax_q_asks_only_about_support_actions():
-    target, model = TwinCritic(ACTIONS, STATES), TwinCritic(ACTIONS, STATES)
+    model = TargetedCritic(ACTIONS, STATES)
     batch = SupportTransition(
         action=random(6, ACTIONS),
         reward=random(6),
@@ -282,8 +282,8 @@ def test_softmax_q_asks_only_about_support_actions():
         next_cond=random(6, STATES),
         next_actions=random(6, 4, ACTIONS),
     )
-    loss, metrics = SoftmaxQ(target)(model, batch, generator())
-    q1, q2 = model.both(batch.action, batch.cond)
+    loss, metrics = SoftmaxQ()(model, batch, generator())
+    q1, q2 = model.online.both(batch.action, batch.cond)
     expected = ((q1 - batch.reward) ** 2 + (q2 - batch.reward) ** 2).mean() / 2  # all are terminal
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(metrics["q_target"], batch.reward.mean())
