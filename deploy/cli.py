@@ -23,6 +23,7 @@ COMMANDS = {
     "eval": "deploy.evaluate:command",
     "rollout": "deploy.rollouts:command",
     "align": "deploy.align:command",
+    "rl": "deploy.rl:command",
     "run": "deploy.run:command",
     "record": "deploy.demonstrate:command",
     "replay": "deploy.replay:command",
@@ -86,6 +87,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Options follow the config: `rdt align nca_sim --policy.steps 500`.",
     )
     align.add_argument("config", help="a YAML file, or the name of one in configs/align/")
+
+    _add_rl(commands.add_parser("rl", help="experts of Gymnasium tasks by Tianshou's algorithms, and their data"))
 
     evaluate = commands.add_parser("eval", help="closed loop in simulation: success with 95 %% intervals, videos, JSON")
     evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
@@ -361,7 +364,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 done, 1 failed with a message; wrong use leaves with 2."""
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
-    if rest and args.command not in ("train", "align"):
+    if rest and not takes_overrides(args):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     args.overrides = rest
     try:
@@ -385,6 +388,35 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def takes_overrides(args: argparse.Namespace) -> bool:
+    """Whether words that the parser does not know are for a config."""
+    return args.command in ("train", "align") or (args.command == "rl" and args.rl_command == "train")
+
+
+def _add_rl(rl: argparse.ArgumentParser) -> None:
+    commands = rl.add_subparsers(dest="rl_command", metavar="COMMAND", required=True)
+    train = commands.add_parser(
+        "train",
+        help="train an expert, with its curve and its actors on the way",
+        description="Options follow the config: `rdt rl train sac --task Walker2d-v5 --seed 1`.",
+    )
+    train.add_argument("config", help="a YAML file, or the name of one in configs/rl/: an algorithm's")
+    collect = commands.add_parser("collect", help="episodes of a run's actors as transitions, a D4RL HDF5 file")
+    collect.add_argument("run", metavar="RUN", help="folder of `rdt rl train`")
+    collect.add_argument("--out", required=True, metavar="FILE", help="the HDF5 file to make")
+    collect.add_argument(
+        "--at", type=_names, default=("last",), metavar="A,B", help="who acts: steps of kept actors, last, random"
+    )
+    collect.add_argument("--episodes", type=_POSITIVE, default=20, metavar="N", help="of each (default: 20)")
+    collect.add_argument("--seed", type=_SEED, default=0, metavar="S", help="of starts and noise")
+    collect.add_argument("--noise", type=float, default=0.0, metavar="STD", help="added to actions in [-1, 1]")
+    collect.add_argument("--deterministic", action="store_true", help="their best actions; else drawn, and noisy")
+    table = commands.add_parser("table", help="runs beside the figures that Tianshou publishes")
+    table.add_argument("runs", nargs="+", metavar="DIR", help="folders of runs, or above them")
+    table.add_argument("--json", metavar="FILE", help="write the rows there, too")
+    table.add_argument("--png", metavar="FILE", help="draw the curves there (extra sim)")
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:

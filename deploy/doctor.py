@@ -35,7 +35,7 @@ EXTRAS = {
     "mcap": ("mcap", "mcap-ros2-support", "rosbags"),
     "rlds": ("tensorflow-datasets", "tensorflow"),
     "array_record": ("array-record",),
-    "rl": ("tianshou",),
+    "rl": ("tianshou", "gymnasium", "mujoco"),
     "eeg": ("scikit-learn", "scipy", "mne"),
     "cluster": ("ray",),
     "viz": ("rerun-sdk",),

@@ -13,7 +13,8 @@ translates; base_action, effort, further cameras and instruction files beside th
 knows no robot: it delivers every number field and every camera by its path, for a mapping to give meaning. Neither
 reads depth.
 
-`read_tree` and `group_names` serve the other formats that keep numbers in HDF5 (`droid.py`, `transitions.py`).
+`read_tree`, `write_tree` and `group_names` serve the other formats that keep numbers in HDF5 (`droid.py`,
+`transitions.py`).
 """
 
 from __future__ import annotations
@@ -213,6 +214,17 @@ def read_tree(path: str | Path, group: str = "") -> Hdf5Tree:
         arrays = {key: _read(dataset) for key, dataset in datasets.items() if dataset.dtype.kind in "fiub"}
         attributes = {key: _plain(value) for key, value in top.attrs.items()}
         return Hdf5Tree(arrays, attributes, tuple(sorted(set(datasets) - set(arrays))))
+
+
+def write_tree(path: str | Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
+    """Arrays by their path in the file, for `read_tree`; whole or not at all. The file stands in memory first."""
+    content = io.BytesIO()  # the HDF5 library cannot survive a full disk: it may end the process
+    with h5py.File(content, "w") as file:
+        for key, values in arrays.items():
+            file.create_dataset(key, data=values)
+        file.attrs.update(attributes)
+    with content.getbuffer() as written:
+        write_bytes(path, written)
 
 
 def group_names(path: str | Path) -> list[str]:

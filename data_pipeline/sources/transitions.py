@@ -34,7 +34,7 @@ import numpy as np
 from data_pipeline.atomic import read_json
 from data_pipeline.mapping.paths import EpisodeError
 from data_pipeline.schema.types import Transition
-from data_pipeline.sources.hdf5 import group_names, read_tree
+from data_pipeline.sources.hdf5 import group_names, read_tree, write_tree
 from data_pipeline.sources.raw import Fault
 
 MINARI_FILE = "main_data.hdf5"
@@ -127,6 +127,13 @@ def read_minari(root: str | Path) -> TransitionFile:
     infos = {key: np.concatenate([episode["infos"][key] for episode in rows]) for key in sorted(common)}
     columns = {key: np.concatenate([episode[key] for episode in rows]) for key in (*_FLOATS, *_FLAGS)}
     return TransitionFile(Transition(name, **columns, infos=infos), tuple(faults), parts)
+
+
+def write_d4rl(path: str | Path, transition: Transition, attributes: Mapping[str, Any] | None = None) -> None:
+    """One D4RL file, with `next_observations`, whole or not at all. `attributes` are of the file: task, seeds, ..."""
+    arrays = {key: getattr(transition, key) for key in (*_FLOATS, *_FLAGS)}
+    arrays |= {f"infos/{key}": np.asarray(values) for key, values in transition.infos.items()}
+    write_tree(path, arrays, attributes or {})
 
 
 def _d4rl(path: Path, max_episode_steps: int | None) -> TransitionFile:
