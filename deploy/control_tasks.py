@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data_pipeline.schema.registry import unknown_name
 from data_pipeline.sources.transitions import read_reference_returns
-from rdt.alignment.episodes import ControlTask
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def references_of(task: str, data: str | Path | None = None) -> References:
     return D4RL[family]
 
 
-def make_environment(name: str) -> Callable[[], ControlTask]:
+def make_environment(name: str) -> Callable[[], Any]:
     """Makes one environment a call. Raises `ModuleNotFoundError` without the extra `rl`, `ValueError` for a name."""
     try:
         import gymnasium

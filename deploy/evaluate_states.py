@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from data_pipeline.atomic import write_json
 from deploy.control_tasks import References, make_environment, references_of
 from deploy.device import choose_device
 from deploy.intervals import mean_interval
-from rdt.alignment.episodes import Played, play
+from rdt.alignment.actors import run_episodes
 from rdt.alignment.state_policy import StatePolicy, load_state_policy
 
 FIRST_SEED = 1001
@@ -56,24 +55,25 @@ def evaluate_states(
     """Plain types, for a file."""
     where = choose_device(device)
     generator = torch.Generator(where).manual_seed(seed)
-    seeds = range(seed + FIRST_SEED, seed + FIRST_SEED + episodes)
-    with tqdm(total=episodes, desc="episodes", unit="episode", dynamic_ncols=True, leave=None) as bar:
-        played = play(
-            policy.to(where), make_environment(environment), seeds, generator, lambda n: bar.update(n) and None
-        )
-    policy.to("cpu")
-    return summary(played, references) | {"environment": environment, "seed": seed}
-
-
-def summary(played: list[Played], references: References) -> dict[str, Any]:
-    scores = [references.score(episode.earned) for episode in played]
+    make = make_environment(environment)
+    envs = [make() for _ in range(episodes)]
+    try:
+        act = policy.to(where).actor(generator)
+        rollouts = run_episodes(act, envs, range(seed + FIRST_SEED, seed + FIRST_SEED + episodes))
+    finally:
+        policy.to("cpu")
+        for env in envs:
+            env.close()
+    scores = [references.score(rollout.total) for rollout in rollouts]
     return {
         "score": float(np.mean(scores)),
         "interval_95": list(mean_interval(scores)),
         "scores": scores,
-        "return": float(np.mean([episode.earned for episode in played])),
-        "steps": float(np.mean([episode.steps for episode in played])),
+        "return": float(np.mean([rollout.total for rollout in rollouts])),
+        "steps": float(np.mean([len(rollout) for rollout in rollouts])),
         "references": {"random": references.random, "expert": references.expert, "source": references.source},
+        "environment": environment,
+        "seed": seed,
     }
 
 

@@ -56,22 +56,26 @@ def read_transitions(path: str | Path, max_episode_steps: int | None = None) -> 
     path = Path(path)
     if not path.is_dir():
         return read_d4rl(path, max_episode_steps)
-    files = sorted(path.glob("*.hdf5"))
-    return joined(path.name, [read_d4rl(file, max_episode_steps) for file in files]) if files else read_minari(path)
+    if not (paths := sorted(path.glob("*.hdf5"))):
+        return read_minari(path)
+    files = [read_d4rl(file, max_episode_steps) for file in paths]
+    faults = tuple(fault for file in files for fault in file.faults)
+    return TransitionFile(joined([file.transition for file in files], path.name), faults)
 
 
-def joined(name: str, files: Sequence[TransitionFile]) -> TransitionFile:
-    """Several files of one task, one behind the other; a last episode that did not end is cut where its file ends."""
-    parts = [file.transition for file in files]
+def joined(parts: Sequence[Transition], name: str) -> Transition:
+    """Several data sets of one task, one behind the other, with the `infos` that all have.
+
+    A last episode that did not end is cut where its part ends.
+    """
     widths = {(part.observations.shape[1], part.actions.shape[1]) for part in parts}
     if len(widths) > 1:
-        raise ValueError(f"{name} holds files of several tasks: (observation, action) have widths {sorted(widths)}")
+        raise ValueError(f"{name} joins several tasks: (observation, action) have widths {sorted(widths)}")
     columns = {key: np.concatenate([getattr(part, key) for part in parts]) for key in (*_FLOATS, "terminals")}
     columns["timeouts"] = np.concatenate([part.ends() & ~part.terminals for part in parts])
     common = set.intersection(*(set(part.infos) for part in parts))
     infos = {key: np.concatenate([part.infos[key] for part in parts]) for key in sorted(common)}
-    faults = tuple(fault for file in files for fault in file.faults)
-    return TransitionFile(Transition(name, **columns, infos=infos), faults)
+    return Transition(name, **columns, infos=infos)
 
 
 def read_d4rl(path: str | Path, max_episode_steps: int | None = None) -> TransitionFile:

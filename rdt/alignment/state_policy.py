@@ -13,11 +13,12 @@ States come as the environment gives them and actions leave as it takes them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+import numpy as np
 import torch
 import yaml
 from jaxtyping import Float
@@ -26,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_pipeline.schema.registry import read_yaml, unknown_name
+from rdt.alignment.actors import Act
 from rdt.alignment.critics import SingleCritic, TwinCritic
 from rdt.alignment.models import BehaviorModel, Guided, Policy, best_of, sample_actions
 from rdt.alignment.nets import Bottleneck, DeterministicPolicy, EnergyMLP, GaussianPolicy, ResNetEps, ScoreUNet
@@ -144,6 +146,20 @@ class StatePolicy(nn.Module):
         solver = SOLVERS[config.solver]
         self.solver = DPMSolver(config.sampling_steps, solver.order, solver.method, solver.prediction)
         self.eval().requires_grad_(False)
+
+    def actor(self, generator: torch.Generator) -> Act:
+        """For `actors.run_episodes`; all draws are of one generator, on whose device it acts."""
+
+        def act(observations: np.ndarray, generators: Sequence[np.random.Generator]) -> np.ndarray:
+            if observations.shape[1:] != (self.config.state_dim,):
+                raise ValueError(
+                    f"the policy reads {self.config.state_dim} numbers, the environment gives "
+                    f"{observations.shape[1:]}: it was trained for another task"
+                )
+            states = torch.from_numpy(observations).float().to(generator.device)
+            return self.act(states, generator).cpu().numpy()
+
+        return act
 
     @torch.no_grad()
     def act(self, states: Float[Tensor, "batch state"], generator: torch.Generator) -> Float[Tensor, "batch action"]:
