@@ -4,8 +4,8 @@
 
 D4RL's reference returns are those of its package (Fu et al. 2020), by the family that a task's name begins with; they
 were measured in older versions of MuJoCo's tasks, in which a version 4 or 5 of the same name is nearly the same task.
-Where a data set brings returns of its own (`metadata/random_return` and `metadata/expert_return` in a D4RL file),
-those hold.
+Where a data set brings returns of its own (the attributes `random_return` and `expert_return` of a D4RL file), those
+hold.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def references_of(task: str, data: str | Path | None = None) -> References:
         raise ValueError(
             f"no reference returns of {task!r}: "
             + unknown_name("family", family, D4RL)
-            + " Or write metadata/random_return and metadata/expert_return into the data's HDF5 file."
+            + " Or give the data's HDF5 file the attributes random_return and expert_return."
         )
     return D4RL[family]
 

@@ -183,14 +183,16 @@ class OfflineRun:
         torch.manual_seed(self.config.seed)
         critic = TargetedCritic(data.action_dim, data.state_dim, stage.hidden, with_value=stage.kind == "iql")
         if stage.kind == "iql":
-            implicit = ImplicitQ(stage.expectile, self.config.discount)
+            implicit = ImplicitQ(stage.expectile, self.config.discount, stage.rate)
             return self._train(folder, critic, implicit, data.steps, stage.train)
         actions, place = self.support
 
         def content(rows: Tensor) -> SupportTransition:
             return SupportTransition(**vars(data.steps(rows)), next_actions=actions[place[rows]])
 
-        return self._train(folder, critic, SoftmaxQ(stage.alpha, self.config.discount), content, stage.train)
+        return self._train(
+            folder, critic, SoftmaxQ(stage.alpha, self.config.discount, stage.rate), content, stage.train
+        )
 
     @property
     def asked(self) -> Critic:

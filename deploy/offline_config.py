@@ -72,6 +72,7 @@ class CriticConfig:
     kind: CriticKind = "iql"
     hidden: tuple[int, ...] = (256, 256)
     expectile: float = 0.7  # of iql
+    rate: float = 0.005  # of iql and softmax: at which the target follows; values travel so far in a step
     alpha: float = 1.0  # of softmax and planned: how greedily the value of a state looks at its candidates
     iterations: int = 2  # of planned: trainings; between two of them returns are planned anew
     train: StageConfig = field(default_factory=lambda: StageConfig(1_500_000, 256))
@@ -128,10 +129,6 @@ class OfflineConfig:
     unit_q_gradient: bool = False  # of srpo, AntMaze
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(OfflineMethod):
-            raise ValueError(unknown_name("method", self.method, get_args(OfflineMethod)))
-        if self.critic.kind not in get_args(CriticKind):
-            raise ValueError(unknown_name("kind of critic", self.critic.kind, get_args(CriticKind)))
         if self.weight not in TIME_WEIGHTS:
             raise ValueError(unknown_name("weight", self.weight, TIME_WEIGHTS))
         if not 0 < self.label_fraction <= 1:

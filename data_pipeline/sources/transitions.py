@@ -93,14 +93,14 @@ def read_d4rl(path: str | Path, max_episode_steps: int | None = None) -> Transit
 
 
 def read_reference_returns(path: str | Path) -> tuple[float, float] | None:
-    """(random, expert) returns that a D4RL file, or a folder's first, holds as metadata; else None."""
+    """`random_return` and `expert_return` of a D4RL file's attributes, of a folder's first file; None without them."""
     path = Path(path)
     file = next(iter(sorted(path.glob("*.hdf5"))), None) if path.is_dir() else path
     if file is None:
         return None
-    arrays = read_tree(file).arrays
-    random, expert = (arrays.get(f"metadata/{key}_return") for key in ("random", "expert"))
-    return None if random is None or expert is None else (float(random), float(expert))
+    attributes = read_tree(file).attributes
+    found = [attributes.get(key) for key in ("random_return", "expert_return")]
+    return None if None in found else (float(found[0]), float(found[1]))
 
 
 def read_minari(root: str | Path) -> TransitionFile:

@@ -101,7 +101,8 @@ def test_a_config_knows_its_task_its_budget_and_the_command_line():
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--method", "sfbcc"], "did you mean 'sfbc'"),
+        (["--method", "sfbcc"], "Got value: sfbcc"),
+        (["--weight", "alfa"], "did you mean 'alpha'"),
         (["--method", "eda"], "must be bottleneck"),
         (["--critic.kind", "planned"], "asks twins"),
         (["--label_fraction", "0"], "share of the states"),
@@ -122,12 +123,11 @@ def test_a_folder_of_files_is_one_data_set(tmp_path):
 
 def test_scores_are_counted_between_the_datas_own_returns(tmp_path):
     file = tmp_path / "own.hdf5"
-    arrays = {"metadata/random_return": np.array(10.0), "metadata/expert_return": np.array(30.0)}
-    write_tree(file, arrays, {})
+    write_d4rl(file, transition(), {"random_return": 10.0, "expert_return": 30.0})
     assert read_reference_returns(file) == (10, 30)
     assert references_of("anything", file).score(20) == 50
     assert references_of("Hopper-v5").score(3234.3) == 100
-    with pytest.raises(ValueError, match="metadata/random_return"):
+    with pytest.raises(ValueError, match="attributes random_return"):
         references_of("Pendulum-v1")
     with pytest.raises(ValueError, match="above the random one"):
         References(1.0, 1.0, "nowhere")
@@ -145,7 +145,7 @@ def test_commands_align_try_and_compare(tmp_path, capsys):
     file = tmp_path / "pendulum.hdf5"
     columns = {"observations": states[:-1], "next_observations": states[1:]}
     arrays = {key: getattr(made, key) for key in ("actions", "rewards", "terminals", "timeouts")} | columns
-    write_tree(file, arrays | {"metadata/random_return": np.array(0.0), "metadata/expert_return": np.array(1000.0)}, {})
+    write_tree(file, arrays, {"random_return": 0.0, "expert_return": 1000.0})
     out = tmp_path / "run"
     words = ["--data", str(file), "--environment", "InvertedPendulum-v5", "--out", str(out), *TINY]
     assert main(["--debug", "align", "offline/bc", *words]) == 0
