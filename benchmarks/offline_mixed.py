@@ -66,9 +66,9 @@ RECIPES = {
         0.03,
         0.0,
         {
-            "early": Quality((20, 40), 4, 0.1),
-            "middle": Quality((70, 90), 4, 0.05),
-            "late": Quality((120,), 4, 0.05),
+            "early": Quality((20, 40), 8, 0.1),
+            "middle": Quality((70, 90), 3, 0.05),
+            "late": Quality((120,), 3, 0.05),
         },
     ),
 }

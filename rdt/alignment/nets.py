@@ -185,6 +185,9 @@ class Bottleneck(Scheduled):
         self.time = nn.Sequential(TimeFeatures(32), nn.Linear(32, 32), nn.SiLU(), nn.Linear(32, 32))
         self.state = nn.Linear(state_dim, 96)
         self.net = _ResNet(256, action_dim, width, blocks, nn.SiLU, dropout)
+        bias = self.net.last[1].bias
+        assert isinstance(bias, nn.Parameter)
+        bias.requires_grad_(False)  # a constant of f, which neither scores nor rankings see
 
     def logp(self, a_t: Float[Tensor, "*batch action"], t: Tensor, cond: Tensor) -> Float[Tensor, "*batch"]:
         batch = a_t.shape[:-1]

@@ -13,6 +13,7 @@ from data_pipeline.schema.registry import shipped_configs
 from data_pipeline.schema.types import Transition
 from data_pipeline.sources.hdf5 import write_tree
 from data_pipeline.sources.transitions import read_reference_returns, read_transitions, write_d4rl
+from deploy import offline
 from deploy.cli import main
 from deploy.control_tasks import References, make_environment, references_of
 from deploy.offline import run_offline, shared_stages
@@ -67,11 +68,34 @@ def test_every_method_leaves_a_policy_that_acts(method, data, tmp_path):
     assert torch.equal(*found) and found[0].shape == (2, 1)
 
 
-def test_an_interrupted_run_goes_on_as_if_it_had_not_stopped(data, tmp_path):
-    whole = run_offline(config_of("iql", data, tmp_path / "whole"))
-    first = config_of("iql", data, tmp_path / "two", "--policy.train.optim.schedule", "cosine")
-    run_offline(first)
-    again = load_state_policy(tmp_path / "two/checkpoint")
+@pytest.mark.parametrize("method", ["iql", "eda", "sfbc"])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_stopped(method, data, tmp_path, monkeypatch):
+    whole = run_offline(config_of(method, data, tmp_path / "whole"))
+    rows = offline.row_batches
+
+    def stopping(*arguments):
+        """Each stage is interrupted in its second step."""
+        batches, left = rows(*arguments), iter([True])
+
+        def batch(step):
+            if step == 1 and next(left, False):
+                raise KeyboardInterrupt
+            return batches(step)
+
+        return batch
+
+    config, stops = config_of(method, data, tmp_path / "parts"), 0
+    monkeypatch.setattr(offline, "row_batches", stopping)
+    while stops < 4:  # a stage that was stopped before begins at its second step, and is stopped there again
+        try:
+            run_offline(config)
+        except KeyboardInterrupt:
+            stops += 1
+            monkeypatch.setattr(offline, "row_batches", rows if stops % 2 else stopping)
+        else:
+            break
+    assert stops
+    again = load_state_policy(tmp_path / "parts/checkpoint")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
 
 
