@@ -22,7 +22,7 @@ from rdt.alignment.actors import run_episodes
 from rdt.alignment.state_policy import StatePolicy, load_state_policy
 
 FIRST_SEED = 1001
-SPEED_CALLS, SPEED_WARM_UP = 200, 20
+SPEED_CALLS, SPEED_WARM_UP = 50, 5
 
 
 def command(args: argparse.Namespace) -> None:

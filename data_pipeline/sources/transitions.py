@@ -99,8 +99,9 @@ def read_reference_returns(path: str | Path) -> tuple[float, float] | None:
     if file is None:
         return None
     attributes = read_tree(file).attributes
-    found = [attributes.get(key) for key in ("random_return", "expert_return")]
-    return None if None in found else (float(found[0]), float(found[1]))
+    if "random_return" not in attributes or "expert_return" not in attributes:
+        return None
+    return float(attributes["random_return"]), float(attributes["expert_return"])
 
 
 def read_minari(root: str | Path) -> TransitionFile:
