@@ -39,6 +39,7 @@ from data_pipeline.storage import EpisodeStore
 from deploy.align_config import NEEDS_CRITIC, AlignConfig, StageConfig
 from deploy.device import choose_device
 from deploy.rollouts import record_rollouts
+from deploy.stages import STATE, is_done, train_stage
 from deploy.train import CHECKPOINT, check, run_training, runs
 from rdt.alignment.acting import FOLDER, ActingConfig, load_acting, save_acting
 from rdt.alignment.chunks import (
@@ -72,18 +73,31 @@ from rdt.train.trainer import Measure, Trainer
 AnyHead = TypeVar("AnyHead", bound=Head)
 
 ALIGN_FILE = "align.yaml"
-STATE = "state"
-"""Folder of a small network that trains: its head and the trainer's state."""
+OFFLINE = "offline"
+"""Folder of the shipped configs that align policies of states (`deploy/offline.py`)."""
 
 
 def command(args: argparse.Namespace) -> None:
-    config = load_align(find_config("align", args.config), args.overrides)
+    path = _config_file(args.config)
+    if "data" in read_yaml(path):  # of states and actions, without RDT
+        from deploy.offline import align_offline
+
+        return align_offline(path, args.overrides)
+    config = load_align(path, args.overrides)
     out = Path(config.out)
     check_writable(out)
     _same_run(config, out)
     align(config)
     following = f"rdt eval {out / CHECKPOINT} --env {config.rollouts.environment} --out {out / 'eval'}"
     print(f"checkpoint in {out / CHECKPOINT}; next: {following}")
+
+
+def _config_file(name: str) -> Path:
+    """A path, the name of a shipped config, or offline/NAME."""
+    path = Path(name)
+    if path.parent == Path(OFFLINE) and not path.is_file():
+        return find_config(f"align/{OFFLINE}", path.name)
+    return find_config("align", path)
 
 
 def load_align(path: str | Path, overrides: Sequence[str] = ()) -> AlignConfig:
@@ -232,7 +246,7 @@ def _critic(run: _Run) -> ChunkCritic:
     config, stage = run.config, run.config.critic
     folder = Path(stage.out)
     acting = ActingConfig("best_of", candidates=config.candidates)
-    if _is_done(folder, stage.train):
+    if is_done(folder, stage.train.steps):
         head = load_acting(folder / STATE).head
         assert isinstance(head, ChunkCritic)
         return head.to(run.device)
@@ -283,27 +297,14 @@ def _train_head(
     acting: ActingConfig,
     measures: Sequence[Measure] = (),
 ) -> AnyHead:
-    """Train to the end, going on where it was interrupted; the averaged weights, ready to be asked."""
-    recover_folder(folder / STATE)
+    """One stage of a small network, in `folder`."""
     train = _train_config(run.start.config, stage, run.config, str(folder))
-
-    def save(trainer: Trainer) -> None:
-        with atomic_folder(folder / STATE, replace=True) as temporary:
-            save_acting(temporary, acting, trainer.deployed)
-            torch.save(trainer.state_dict(), temporary / "trainer.pt")
-            write_manifest(temporary)
-
-    trainer = Trainer(head, objective, batches, train, folder, measures=measures, save=save)
-    if (folder / STATE).exists():
-        trainer.load_state_dict(load_trainer_state(folder / STATE))
-    if trainer.step < train.steps:
-        print(f"{folder}: {train.steps} steps, from {trainer.step}")
-        trainer.run()
-    return trainer.deployed.eval().requires_grad_(False)
+    write = partial(_write_head, acting)
+    return train_stage(head, objective, batches, train, write, measures)
 
 
-def _is_done(folder: Path, stage: StageConfig) -> bool:
-    return (folder / STATE).exists() and load_trainer_state(folder / STATE)["step"] >= stage.steps
+def _write_head(acting: ActingConfig, folder: Path, head: Head) -> None:
+    save_acting(folder, acting, head)
 
 
 def _write_acting(run: _Run, out: Path, acting: ActingConfig, head: Head) -> None:

@@ -24,6 +24,7 @@ BENCHES = {
     "nca": "deploy.bench_nca:bench",
     "eeg": "deploy.bench_eeg:bench",
     "imitation": "deploy.bench_imitation:bench",
+    "offline": "deploy.bench_offline:bench",
 }
 """Word after `rdt bench` -> function of the parsed arguments that prints its table and returns the figures."""
 

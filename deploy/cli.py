@@ -363,6 +363,29 @@ def build_parser() -> argparse.ArgumentParser:
     imitation.add_argument("--out", default="runs/imitation", metavar="DIR", help="a folder that is there goes on")
     imitation.add_argument("--json", metavar="FILE", help="write all figures there")
 
+    offline = bench_commands.add_parser(
+        "offline", help="offline reinforcement learning: BC, IQL, SfBC, QGPO, EDA, SRPO on data of mixed quality"
+    )
+    offline.add_argument(
+        "data",
+        nargs="+",
+        metavar="DATA",
+        help="D4RL files, folders of them that are read as one, Minari folders; NAME=DATA gives the task's name",
+    )
+    offline.add_argument("--env", metavar="ID", help="Gymnasium's; else D4RL's own by the task's name")
+    offline.add_argument("--methods", type=_names, metavar="A,B", help="of bc, diffusion_bc, iql, sfbc, qgpo, eda, ...")
+    offline.add_argument("--seeds", type=_POSITIVE, default=3, metavar="N", help="trainings of everything (default: 3)")
+    offline.add_argument("--episodes", type=_POSITIVE, default=20, metavar="N", help="of each training (default: 20)")
+    offline.add_argument(
+        "--budget", default="small", metavar="NAME", help="published: the papers' networks and steps (default: small)"
+    )
+    offline.add_argument("--quick", action="store_true", help="a few steps of everything: whether it runs")
+    offline.add_argument(
+        "--out", default="runs/offline_bench", metavar="DIR", help="folder of all runs and the picture"
+    )
+    offline.add_argument("--json", metavar="FILE", help="write the figures there too")
+    _add_device(offline)
+
     commands.add_parser("doctor", help="versions, devices, rendering, extras: what is missing and how to get it")
     return parser
 

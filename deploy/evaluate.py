@@ -31,6 +31,7 @@ from deploy.loop import LoopSettings
 from deploy.realtime.spec import default_settings
 from deploy.rollout import Outcome, Trial, run_trials
 from deploy.video import find_ffmpeg
+from rdt.alignment.state_policy import is_state_policy
 from rdt.diffusion.guidance import Jacobian
 from rdt.diffusion.solver import DEFAULT_SAMPLER
 from rdt.train.checkpoint import load_checkpoint
@@ -75,6 +76,10 @@ class _Job:
 
 
 def command(args: argparse.Namespace) -> None:
+    if is_state_policy(args.checkpoint):
+        from deploy.evaluate_states import command as evaluate_states
+
+        return evaluate_states(args)
     settings = Settings(
         args.env,
         args.episodes,

@@ -1,4 +1,4 @@
-"""Intervals for success rates, for the difference of two on the same scenes, and for the mean of a few runs."""
+"""Intervals for success rates, for the difference of two on the same scenes, and for means."""
 
 from __future__ import annotations
 
@@ -45,3 +45,15 @@ def bootstrap_interval(values: Sequence[float], resamples: int = 20_000) -> tupl
     rows = np.random.default_rng(0).integers(len(given), size=(resamples, len(given)))
     low, high = np.percentile(given[rows].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % interval of a mean; of a single value it is the value itself, which says nothing."""
+    n, mean = len(values), sum(values) / len(values)
+    if n == 1:
+        return mean, mean
+    from scipy.stats import t
+
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
+    half = float(t.ppf(0.975, n - 1)) * spread
+    return mean - half, mean + half

@@ -62,6 +62,16 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A number with its 95 % interval, and the parts that it is the mean of."""
+
+    label: str
+    value: float
+    interval: tuple[float, float]
+    parts: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
 class Line:
     """Points in the order in which they are joined; `notes`, where given, stand beside them, one a point."""
 
@@ -129,6 +139,24 @@ def rate_curves(curves: Sequence[Curve], x_label: str) -> bytes:
     axes.set_yticks(np.linspace(0, 1, 5), [f"{100 * y:.0f}" for y in np.linspace(0, 1, 5)])
     axes.grid(color=RULE)
     axes.legend(frameon=False, fontsize=FONT_PT, loc="upper left")
+    return _png(figure)
+
+
+def intervals(rows: Sequence[Measured], x_label: str, mark: float | None = None) -> bytes:
+    """A row each, the first on top: its interval, its value in numbers, its parts as small rings; a line at `mark`."""
+    figure, axes = _chart(WIDTH_IN, 0.62 + 0.27 * len(rows))
+    for y, row in enumerate(rows):
+        axes.plot(row.interval, (y, y), color=BLUE, linewidth=2)
+        axes.plot(row.value, y, color=BLUE, marker="o", markersize=6)
+        axes.plot(row.parts, [y] * len(row.parts), color=INK, marker="o", markersize=4, linewidth=0, fillstyle="none")
+        axes.annotate(
+            f"{row.value:.1f}", (1.02, y), xycoords=("axes fraction", "data"), color=INK, fontsize=FONT_PT, va="center"
+        )
+    if mark is not None:
+        axes.axvline(mark, color=VERMILION, linewidth=1.2)
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=x_label)
+    axes.set_yticks(range(len(rows)), [_literal(row.label) for row in rows])
+    axes.grid(axis="x", color=RULE)
     return _png(figure)
 
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from data_pipeline.atomic import check_writable, read_json, write_bytes, write_json, write_text
 from data_pipeline.schema.registry import find_config, read_yaml
 from data_pipeline.schema.types import Transition
-from data_pipeline.sources.transitions import write_d4rl
+from data_pipeline.sources.transitions import joined, write_d4rl
 from deploy.doctor import require
 from deploy.plots import Line, lines
 from deploy.rl_table import table
@@ -121,20 +121,6 @@ def collect(
     for env in envs:
         env.close()
     return joined(parts, config.task)
-
-
-def joined(parts: Sequence[Transition], name: str) -> Transition:
-    """One behind the other; `infos` that all have."""
-    columns = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
-    return Transition(
-        name,
-        **{key: np.concatenate([getattr(part, key) for part in parts]) for key in columns},
-        infos={
-            key: np.concatenate([part.infos[key] for part in parts])
-            for key in parts[0].infos
-            if all(key in part.infos for part in parts)
-        },
-    )
 
 
 def _train_command(args: argparse.Namespace) -> None:

@@ -63,7 +63,7 @@ MODEL_MAY_IMPORT = {  # constants of the schema
 }
 
 
-ALIGNMENT_METHODS = {"sfbc", "qgpo", "eda", "srpo", "nca", "cca", "c_gail"}
+ALIGNMENT_METHODS = {"iql", "sfbc", "qgpo", "eda", "srpo", "nca", "cca", "c_gail"}
 
 
 def source_files() -> list[Path]:

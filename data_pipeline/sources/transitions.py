@@ -52,9 +52,30 @@ class TransitionFile:
 
 
 def read_transitions(path: str | Path, max_episode_steps: int | None = None) -> TransitionFile:
-    """A Minari folder or a D4RL file, by what is there."""
+    """A D4RL file, a Minari folder, or a folder of D4RL files as one data set, by what is there."""
     path = Path(path)
-    return read_minari(path) if path.is_dir() else read_d4rl(path, max_episode_steps)
+    if not path.is_dir():
+        return read_d4rl(path, max_episode_steps)
+    if not (paths := sorted(path.glob("*.hdf5"))):
+        return read_minari(path)
+    files = [read_d4rl(file, max_episode_steps) for file in paths]
+    faults = tuple(fault for file in files for fault in file.faults)
+    return TransitionFile(joined([file.transition for file in files], path.name), faults)
+
+
+def joined(parts: Sequence[Transition], name: str) -> Transition:
+    """Several data sets of one task, one behind the other, with the `infos` that all have.
+
+    A last episode that did not end is cut where its part ends.
+    """
+    widths = {(part.observations.shape[1], part.actions.shape[1]) for part in parts}
+    if len(widths) > 1:
+        raise ValueError(f"{name} joins several tasks: (observation, action) have widths {sorted(widths)}")
+    columns = {key: np.concatenate([getattr(part, key) for part in parts]) for key in (*_FLOATS, "terminals")}
+    columns["timeouts"] = np.concatenate([part.ends() & ~part.terminals for part in parts])
+    common = set.intersection(*(set(part.infos) for part in parts))
+    infos = {key: np.concatenate([part.infos[key] for part in parts]) for key in sorted(common)}
+    return Transition(name, **columns, infos=infos)
 
 
 def read_d4rl(path: str | Path, max_episode_steps: int | None = None) -> TransitionFile:
@@ -69,6 +90,18 @@ def read_d4rl(path: str | Path, max_episode_steps: int | None = None) -> Transit
         return _d4rl(path, max_episode_steps)
     except EpisodeError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def read_reference_returns(path: str | Path) -> tuple[float, float] | None:
+    """`random_return` and `expert_return` of a D4RL file's attributes, of a folder's first file; None without them."""
+    path = Path(path)
+    file = next(iter(sorted(path.glob("*.hdf5"))), None) if path.is_dir() else path
+    if file is None:
+        return None
+    attributes = read_tree(file).attributes
+    if "random_return" not in attributes or "expert_return" not in attributes:
+        return None
+    return float(attributes["random_return"]), float(attributes["expert_return"])
 
 
 def read_minari(root: str | Path) -> TransitionFile:

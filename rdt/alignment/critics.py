@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -61,6 +62,30 @@ class SingleCritic(nn.Module):
 def value_net(state_dim: int, hidden: tuple[int, ...] = (256, 256)) -> MLP:
     """V(s) of implicit Q-learning, (*batch, 1)."""
     return MLP(state_dim, 1, hidden, nn.ReLU)
+
+
+class TargetedCritic(nn.Module):
+    """Twins that train, the slow copy that their targets and all labels ask, and where a method has one, V(s).
+
+    An objective calls `follow` before its loss: the copy then takes the step before this one into account, as when it
+    is moved after each step.
+    """
+
+    def __init__(
+        self, action_dim: int, state_dim: int, hidden: tuple[int, ...] = (256, 256), *, with_value: bool = False
+    ) -> None:
+        super().__init__()
+        self.online = TwinCritic(action_dim, state_dim, hidden)
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        self.value = value_net(state_dim, hidden) if with_value else None
+
+    def follow(self, rate: float) -> None:
+        polyak_(self.target, self.online, rate)
+
+    def v(self, cond: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch"]:
+        if self.value is None:
+            raise TypeError("this critic has no V(s): it was made without one")
+        return self.value(cond)[..., 0]
 
 
 def iql_value_loss(

@@ -6,6 +6,7 @@
     ToyScore         CEP in 2-D
     EnergyMLP        CEP in 2-D and QGPO, a scalar
     DeterministicPolicy  SRPO's student      71,942
+    GaussianPolicy       behaviour cloning and advantage-weighted regression
 
 Counts hold the frozen frequencies of the time features. Times and conditions have a leading shape of the actions' batch
 (`models.py`), so K candidates of a state share both without copies. Torch's own initialisation throughout.
@@ -82,11 +83,15 @@ class _UNetBlock(nn.Module):
 class ScoreUNet(Scheduled):
     """Behaviour of SfBC and QGPO. Its last layer, divided by sigma_t, is the score; so eps is minus that layer."""
 
-    WIDTHS = (512, 256, 128)
-
-    def __init__(self, action_dim: int, state_dim: int, schedule: Schedule | None = None) -> None:
+    def __init__(
+        self,
+        action_dim: int,
+        state_dim: int,
+        schedule: Schedule | None = None,
+        widths: tuple[int, int, int] = (512, 256, 128),
+    ) -> None:
         super().__init__(schedule)
-        wide, middle, narrow = self.WIDTHS
+        wide, middle, narrow = widths
         self.time = nn.Sequential(TimeFeatures(32), nn.Linear(32, 32))
         self.state = nn.Sequential(nn.Linear(state_dim, 32), nn.SiLU())
         self.embed = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 128))
@@ -101,11 +106,11 @@ class ScoreUNet(Scheduled):
     def eps(self, a_t: Float[Tensor, "*batch action"], t: Tensor, cond: Tensor) -> Float[Tensor, "*batch action"]:
         batch = a_t.shape[:-1]
         e = self.embed(torch.cat([lead(self.state(cond), batch), lead(self.time(t), batch)], dim=-1))
-        d1 = self.down1(a_t, e)  # (*batch, 512)
-        d2 = self.down2(d1, e)  # (*batch, 256)
-        d3 = self.down3(d2, e)  # (*batch, 128)
-        u2 = self.up2(torch.cat([self.middle(d3, e), d3], dim=-1), e)  # (*batch, 256)
-        u1 = self.up1(torch.cat([u2, d2], dim=-1), e)  # (*batch, 512)
+        d1 = self.down1(a_t, e)  # (*batch, wide)
+        d2 = self.down2(d1, e)  # (*batch, middle)
+        d3 = self.down3(d2, e)  # (*batch, narrow)
+        u2 = self.up2(torch.cat([self.middle(d3, e), d3], dim=-1), e)  # (*batch, middle)
+        u1 = self.up1(torch.cat([u2, d2], dim=-1), e)  # (*batch, wide)
         return -self.out(torch.cat([u1, d1], dim=-1))
 
     def forward(self, a_t: Tensor, t: Tensor, cond: Any) -> Tensor:
@@ -180,6 +185,9 @@ class Bottleneck(Scheduled):
         self.time = nn.Sequential(TimeFeatures(32), nn.Linear(32, 32), nn.SiLU(), nn.Linear(32, 32))
         self.state = nn.Linear(state_dim, 96)
         self.net = _ResNet(256, action_dim, width, blocks, nn.SiLU, dropout)
+        bias = self.net.last[1].bias
+        assert isinstance(bias, nn.Parameter)
+        bias.requires_grad_(False)  # a constant of f, which neither scores nor rankings see
 
     def logp(self, a_t: Float[Tensor, "*batch action"], t: Tensor, cond: Tensor) -> Float[Tensor, "*batch"]:
         batch = a_t.shape[:-1]
@@ -237,3 +245,17 @@ class DeterministicPolicy(nn.Module):
 
     def forward(self, cond: Tensor) -> Tensor:
         return self.act(cond)
+
+
+class GaussianPolicy(DeterministicPolicy):
+    """N(tanh(net(s)), diag(sigma^2)) with one trained sigma for all states; it acts by its mean."""
+
+    MIN_LOG_STD, MAX_LOG_STD = -5.0, 2.0
+
+    def __init__(self, action_dim: int, state_dim: int, hidden: Sequence[int] = (256, 256)) -> None:
+        super().__init__(action_dim, state_dim, hidden)
+        self.log_std = nn.Parameter(torch.zeros(action_dim))
+
+    def logp(self, a: Float[Tensor, "*batch action"], cond: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch"]:
+        std = self.log_std.clamp(self.MIN_LOG_STD, self.MAX_LOG_STD).exp()
+        return torch.distributions.Normal(self.act(cond), std).log_prob(a).sum(dim=-1)

@@ -27,6 +27,17 @@ class Demonstrations:
     mask: Float[Tensor, "row *#action"] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A transition of the data."""
+
+    action: Float[Tensor, "row action"]
+    reward: Float[Tensor, " row"]
+    done: Float[Tensor, " row"]  # 1 at a true terminal, not at a time-out
+    cond: Any
+    next_cond: Any
+
+
 @dataclass(frozen=True)
 class Behaviour:
     """E |sigma_t score + eps|^2 with t ~ U(t_min, 1): all methods' first stage (section 0.1).

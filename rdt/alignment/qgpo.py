@@ -18,16 +18,16 @@ so that neither the target nor the labels ask about an action outside the behavi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rdt.alignment.critics import TwinCritic, softmax_q_target, twin_q_loss
+from rdt.alignment.critics import TargetedCritic, softmax_q_target, twin_q_loss
 from rdt.alignment.losses import energy_exponential_mse, energy_mse
 from rdt.alignment.models import Energy, Support
-from rdt.alignment.objectives import normal_like, rank_noised
+from rdt.alignment.objectives import Step, normal_like, rank_noised
 from rdt.diffusion.continuous import LINEAR_VP, Schedule, draw_times, noised
 
 
@@ -80,29 +80,25 @@ class EnergyRegression:
 
 
 @dataclass(frozen=True, eq=False)
-class SupportTransition:
+class SupportTransition(Step):
     """A transition of the data with K behaviour actions in its next state."""
 
-    action: Float[Tensor, "row action"]
-    reward: Float[Tensor, " row"]
-    done: Float[Tensor, " row"]  # 1 at a true terminal, not at a time-out
-    cond: Any
-    next_cond: Any
     next_actions: Float[Tensor, "row k action"]
 
 
 @dataclass(frozen=True)
 class SoftmaxQ:
-    """The critic's objective; `target` follows the trained twins by `critics.polyak_` after each step."""
+    """The critic's objective."""
 
-    target: TwinCritic
     alpha: float = 1.0  # beta_Q: 1 locomotion, 20 AntMaze
     discount: float = 0.99
+    rate: float = 0.005  # at which the target follows
 
     def __call__(
-        self, model: TwinCritic, batch: SupportTransition, generator: torch.Generator
+        self, model: TargetedCritic, batch: SupportTransition, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        model.follow(self.rate)
         with torch.no_grad():
-            q_next = self.target.q(batch.next_actions, batch.next_cond)
+            q_next = model.target.q(batch.next_actions, batch.next_cond)
         y = softmax_q_target(batch.reward, batch.done, q_next, self.alpha, self.discount)
-        return twin_q_loss(*model.both(batch.action, batch.cond), y), {"q_target": y.mean()}
+        return twin_q_loss(*model.online.both(batch.action, batch.cond), y), {"q_target": y.mean()}

@@ -94,7 +94,3 @@ def support_actions(
         )
         progress(start + len(cond))
     return torch.cat(pieces)
-
-
-ACTING = {"locomotion": 4, "other": 1}
-"""How many of the 32 candidates are averaged."""

@@ -153,7 +153,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), demonstrations:
                 f"{path} has no preset for {demonstrations} demonstrations: its {BY_DEMONSTRATIONS} begin at "
                 f"{min(presets)}"
             )
-        raw = _overlaid(raw, presets[max(fitting)])
+        raw = overlaid(raw, presets[max(fitting)])
     return config_from_dict(raw, overrides, where=str(path))
 
 
@@ -197,10 +197,10 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
     return [] if before == now else [f"{path}: {before} -> {now}"]
 
 
-def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Two nested mappings as one; where both have a value, that of `above`."""
     both = {**below, **above}
-    return {k: _overlaid(below[k], v) if isinstance(v, dict) and k in below else v for k, v in both.items()}
+    return {k: overlaid(below[k], v) if isinstance(v, dict) and k in below else v for k, v in both.items()}
 
 
 def _plain(value: Any) -> Any:
