@@ -21,7 +21,7 @@ quickstart: install
 	$(BIN)/rdt quickstart --out $(OUT) $(ARGS)
 
 test: install $(TEST_STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not hardware" $(ARGS)
+	$(BIN)/python -m pytest -m "not gpu and not hardware" $(ARGS)
 
 lint: install
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .

@@ -7,7 +7,7 @@ import signal
 # (robot_drivers/sim/render.py). Tests of the OpenGL back ends draw in child processes that choose for themselves.
 os.environ.setdefault("RDT_RENDERER", "raycast")
 
-# tests run beside each other, a core each: threads of one that wait for a core of another would spin
+# small models are fastest on one thread, and two that wait for a busy core would spin
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # a shell starts background jobs deaf to Ctrl-C, and their children inherit it: tests of interrupts need ears

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deploy.intervals import bootstrap_interval, paired_difference_interval, wilson_interval
+from deploy.intervals import bootstrap_interval, mean_interval, paired_difference_interval, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,9 @@ def test_a_mean_of_a_few_runs_lies_in_its_interval_and_one_run_has_none():
     assert 0.1 < low < 0.3 < high < 0.5
     assert bootstrap_interval([0.2] * 5) == pytest.approx((0.2, 0.2))
     assert bootstrap_interval([0.2]) is None
+
+
+def test_the_mean_of_a_few_values_is_as_unsure_as_students_t_says():
+    low, high = mean_interval([1.0, 2.0, 3.0])
+    assert (low, high) == pytest.approx((2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), rel=1e-3)
+    assert mean_interval([7.0]) == (7.0, 7.0)
