@@ -22,12 +22,35 @@ def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
     return number
 
 
+MAX_SEED = 10_000
+seed = whole_number(0, MAX_SEED - 1)
+"""The type of a seed: scenes of recording and of evaluation lie in ranges that must not meet."""
+
+
+def positive_numbers(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) <= 0:
+        raise argparse.ArgumentTypeError(f"takes positive numbers, for instance 0.1,1,10, got {text!r}")
+    return numbers
+
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
 def share(text: str) -> tuple[int, int]:
     """ "2/8", the third of eight shares -> (2, 8)."""
     number, slash, count = text.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
         raise argparse.ArgumentTypeError(f"takes I/N with I from 0 to N - 1, for instance 0/8, got {text!r}")
     return int(number), int(count)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
 
 
 def add_viewing_options(parser: argparse.ArgumentParser) -> None:

@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from data_pipeline.schema.registry import load_attribute
-from deploy.arguments import add_viewing_options, whole_number
+from deploy.arguments import add_device, add_viewing_options, names, seed, whole_number
+from deploy.bench_parser import add_bench_parsers
 from deploy.data.parser import add_parsers as add_data_parsers
 
-MAX_SEED = 10_000
-_SEED = whole_number(0, MAX_SEED - 1)  # scenes of recording and of evaluation lie in ranges that must not meet
 _POSITIVE = whole_number(1)
 
 COMMANDS = {
@@ -52,9 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
     quickstart.add_argument("--demos", type=_POSITIVE, metavar="N", help="demonstrations of each task")
     quickstart.add_argument("--episodes", type=_POSITIVE, metavar="N", help="evaluation episodes of each task")
     quickstart.add_argument("--steps", type=_POSITIVE, metavar="N", help="training steps")
-    quickstart.add_argument("--seed", type=_SEED, default=0, metavar="S", help="of recording, training and evaluation")
+    quickstart.add_argument("--seed", type=seed, default=0, metavar="S", help="of recording, training and evaluation")
     quickstart.add_argument("--config", default="quickstart", help="training config, by name or path")
-    _add_device(quickstart)
+    add_device(quickstart)
 
     data = commands.add_parser("data", help="convert, check, look at and export demonstrations")
     add_data_parsers(data)
@@ -77,9 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
     rollout.add_argument("--env", required=True, metavar="NAME", help="as of `rdt eval`")
     rollout.add_argument("--scenes", type=_POSITIVE, default=50, metavar="N", help="of each task (default: 50)")
     rollout.add_argument("--per-scene", type=_POSITIVE, default=4, metavar="N", help="tries of one scene (default: 4)")
-    rollout.add_argument("--seed", type=_SEED, default=0, metavar="S", help="picks the scenes")
+    rollout.add_argument("--seed", type=seed, default=0, metavar="S", help="picks the scenes")
     rollout.add_argument("--out", required=True, metavar="DIR", help="the episode store to make")
-    _add_device(rollout)
+    add_device(rollout)
 
     align = commands.add_parser(
         "align",
@@ -94,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder")
     evaluate.add_argument("--env", required=True, metavar="NAME", help="sim_transfer, sim_handover or sim_insertion")
     evaluate.add_argument("--episodes", type=_POSITIVE, default=50, metavar="N", help="episodes of each task")
-    evaluate.add_argument("--seed", type=_SEED, default=0, metavar="S", help="picks scenes never used in training")
+    evaluate.add_argument("--seed", type=seed, default=0, metavar="S", help="picks scenes never used in training")
     evaluate.add_argument("--out", required=True, metavar="DIR", help="folder for report.json and rollouts/")
     evaluate.add_argument(
         "--sampler",
@@ -124,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="network",
         help="of rtc's guidance: the published one, or none, which is cheaper",
     )
-    _add_device(evaluate)
+    add_device(evaluate)
 
     run = commands.add_parser(
         "run", help="a policy on a robot, simulated or real: limits, real time, ROS 2 where it is used"
@@ -146,7 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="robot YAML of arms with which a person takes over (key t), to correct the policy",
     )
     run.add_argument("--seconds", type=float, default=10.0, help="of a trial (default: 10)")
-    run.add_argument("--seed", type=_SEED, default=0, metavar="S", help="of the first simulated scene")
+    run.add_argument("--seed", type=seed, default=0, metavar="S", help="of the first simulated scene")
     run.add_argument(
         "--handover", choices=["switch", "blend", "ensemble", "rtc"], help="from plan to plan; else the robot's default"
     )
@@ -155,7 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_viewing_options(run)
     run.add_argument("--record", metavar="DIR", help="each trial, or the whole run, as an MCAP file there")
     _add_pictures(run)
-    _add_device(run)
+    add_device(run)
 
     record = commands.add_parser("record", help="demonstrations: a robot follows leader arms, an episode file each")
     record.add_argument("robot", metavar="ROBOT", help="robot YAML, by name or path: the arms that follow")
@@ -189,7 +188,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--prompt", metavar="TEXT", help="the instruction where a client sends none")
     serve.add_argument("--api-key-file", metavar="FILE", help="holds the key that clients must send; else $RDT_API_KEY")
-    _add_device(serve)
+    add_device(serve)
 
     robot = commands.add_parser("robot", help="describe a robot, read its YAML, meet it for the first time")
     robot_commands = robot.add_subparsers(dest="robot_command", metavar="COMMAND", required=True)
@@ -229,162 +228,12 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--ema", action="store_true", help="take the moving average in the folder ema/")
     convert.add_argument("--horizon", type=_POSITIVE, metavar="N", help="actions in a chunk")
     convert.add_argument("--frames", type=_POSITIVE, metavar="N", help="pictures of each camera")
-    convert.add_argument("--cameras", type=_names, metavar="A,B", help="camera roles, in the order of their tokens")
+    convert.add_argument("--cameras", type=names, metavar="A,B", help="camera roles, in the order of their tokens")
     convert.add_argument("--config", metavar="CONFIG", help="training config, by name or path, that names the encoders")
     convert.add_argument("--robot", metavar="ROBOT", help="robot YAML, by name or path; else the config's")
 
     bench = commands.add_parser("bench", help="speed and quality, beside a baseline measured in the same run")
-    bench_commands = bench.add_subparsers(dest="bench_command", metavar="WHAT", required=True)
-    infer = bench_commands.add_parser(
-        "infer", help="one chunk at full size: the naive road against the engine, each stage, memory, the floor"
-    )
-    infer.add_argument(
-        "--size", choices=["tiny", "170m", "1b"], default="tiny", help="tiny is the quick start's policy"
-    )
-    infer.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the network")
-    infer.add_argument("--compile", action="store_true", help="put the blocks through torch.compile")
-    infer.add_argument("--quantize", choices=["int8", "fp8"], help="eight-bit weights, behind the quality gate")
-    infer.add_argument("--guided", action="store_true", help="the denoising loop of real-time chunking, too")
-    infer.add_argument(
-        "--vision",
-        action=argparse.BooleanOptionalAction,
-        help="from pictures to chunk too, with SigLIP so400m; by default on a GPU, and for tiny its own encoder",
-    )
-    infer.add_argument("--json", metavar="FILE", help="write the figures there too")
-    _add_device(infer)
-
-    bench_data = bench_commands.add_parser(
-        "data", help="one training sample from the disk: a plain PIL + h5py reader against the store, on data it makes"
-    )
-    bench_data.add_argument("--episodes", type=_POSITIVE, default=4, metavar="N", help="that are made")
-    bench_data.add_argument("--steps", type=_POSITIVE, default=150, metavar="N", help="of each")
-    bench_data.add_argument("--samples", type=_POSITIVE, default=200, metavar="N", help="read in each of 4 rounds")
-    bench_data.add_argument("--json", metavar="FILE", help="write the figures there too")
-
-    bench_train = bench_commands.add_parser(
-        "train",
-        help="one optimizer step of the shipped runs: a plain eager step against the trainer, alone and in ranks",
-    )
-    bench_train.add_argument("--size", choices=["tiny", "170m", "1b"], default="tiny", help="tiny is the quick start's")
-    bench_train.add_argument(
-        "--batch", type=_POSITIVE, metavar="N", help="samples of a rank; else 32, on a CPU 1 of 170m and 1b"
-    )
-    bench_train.add_argument(
-        "--micro-batch", type=_POSITIVE, default=0, metavar="N", help="in memory at once; else the whole batch"
-    )
-    bench_train.add_argument(
-        "--steps", type=_POSITIVE, metavar="N", help="counted in each row; else 20, on a CPU 3 of 170m and 1b"
-    )
-    bench_train.add_argument("--compile", action="store_true", help="a row with compiled blocks; the ranks' are too")
-    bench_train.add_argument("--optimizer", default="adamw", metavar="NAME", help="adamw, adamw8bit or adafactor")
-    bench_train.add_argument("--activation-checkpointing", action="store_true", help="of the blocks; not in plain")
-    bench_train.add_argument("--lora", type=_POSITIVE, default=0, metavar="RANK", help="train adapters of this rank")
-    bench_train.add_argument(
-        "--vision",
-        action=argparse.BooleanOptionalAction,
-        help="SigLIP so400m in the step; by default on a GPU",
-    )
-    bench_train.add_argument(
-        "--cameras",
-        type=float,
-        metavar="MEAN",
-        help="of three, in an episode; else all. The pre-training mixture has 1.63: the others show the background",
-    )
-    bench_train.add_argument(
-        "--ranks",
-        type=_POSITIVE,
-        metavar="N",
-        help="of the parallel rows; else all GPUs, or 2 of a CPU for tiny; 1: no such rows",
-    )
-    bench_train.add_argument("--json", metavar="FILE", help="write the figures there too")
-    _add_device(bench_train)
-
-    bench_loop = bench_commands.add_parser(
-        "loop",
-        help="the control loop beside a busy policy: lateness against a bare loop, overhead, stopping, seams",
-    )
-    bench_loop.add_argument("--hz", type=_POSITIVE, default=200, metavar="N", help="ticks a second (default: 200)")
-    bench_loop.add_argument("--seconds", type=_POSITIVE, default=8, metavar="N", help="of each measurement")
-    bench_loop.add_argument("--json", metavar="FILE", help="write the figures there too")
-
-    guidance = bench_commands.add_parser(
-        "guidance",
-        help="alignment in 2-D against the exact answer: SfBC, CEP, EDA, SRPO, with floor, oracle and a picture",
-    )
-    guidance.add_argument(
-        "--sets", metavar="A,B", help="of 8gaussians, swissroll, rings, moons, checkerboard, 2spirals"
-    )
-    guidance.add_argument("--methods", metavar="A,B", help="of sfbc, cep, cep_all_beta, eda, mse, emse, srpo")
-    guidance.add_argument("--seeds", type=_POSITIVE, default=1, metavar="N", help="trainings of everything")
-    guidance.add_argument("--samples", type=_POSITIVE, metavar="N", help="of each method; else 20,000")
-    guidance.add_argument("--quick", action="store_true", help="seconds instead of minutes: nothing is learnt")
-    guidance.add_argument("--out", default="runs/guidance", metavar="DIR", help="folder of the pictures")
-    guidance.add_argument("--json", metavar="FILE", help="write all rows there")
-
-    bench_cca = bench_commands.add_parser(
-        "cca", help="digits drawn token by token: CCA against classifier-free guidance, measured against the truth"
-    )
-    bench_nca = bench_commands.add_parser(
-        "nca", help="counting with scalar rewards: InfoNCA, NCA and DPO, all expectations exact"
-    )
-    bench_eeg = bench_commands.add_parser(
-        "eeg", help="emotion of people never seen, on synthetic EEG: WCMF beside its baselines (extra eeg)"
-    )
-    bench_eeg.add_argument("--seeds", type=_POSITIVE, default=5, metavar="N", help="repeats (default: 5)")
-    bench_eeg.add_argument("--model", choices=["logistic", "mlp"], default="logistic", help="of each channel")
-    for sequences in (bench_cca, bench_nca, bench_eeg):
-        sequences.add_argument("--seed", type=_SEED, default=0, metavar="S", help="of weights, data and samples")
-        sequences.add_argument("--quick", action="store_true", help="a few steps of everything: whether it runs")
-        sequences.add_argument("--out", metavar="DIR", help="folder for pictures (extra sim)")
-        sequences.add_argument("--json", metavar="FILE", help="write the figures there too")
-
-    imitation = bench_commands.add_parser(
-        "imitation", help="GAIL-DAC with and without C-GAIL's controller over the same seeds, beside behaviour cloning"
-    )
-    imitation.add_argument(
-        "--tasks",
-        type=_names,
-        default=("Pendulum-v1", "InvertedPendulum-v5"),
-        metavar="A,B",
-        help="YAML files, or names of those in configs/imitation/ (default: Pendulum-v1,InvertedPendulum-v5)",
-    )
-    imitation.add_argument(
-        "--methods",
-        type=_names,
-        default=("bc", "dac", "c-gail-dac"),
-        metavar="A,B",
-        help="of bc, dac, c-gail-dac, and on-policy gail and c-gail (default: the first three)",
-    )
-    imitation.add_argument(
-        "--k", type=_positive_numbers, default=(1.0,), metavar="A,B", help="weights of the controller (default: 1)"
-    )
-    imitation.add_argument("--seeds", type=_POSITIVE, default=5, metavar="N", help="runs of each method (default: 5)")
-    imitation.add_argument("--first-seed", type=_SEED, default=0, metavar="S", help="the others follow")
-    imitation.add_argument("--out", default="runs/imitation", metavar="DIR", help="a folder that is there goes on")
-    imitation.add_argument("--json", metavar="FILE", help="write all figures there")
-
-    offline = bench_commands.add_parser(
-        "offline", help="offline reinforcement learning: BC, IQL, SfBC, QGPO, EDA, SRPO on data of mixed quality"
-    )
-    offline.add_argument(
-        "data",
-        nargs="+",
-        metavar="DATA",
-        help="D4RL files, folders of them that are read as one, Minari folders; NAME=DATA gives the task's name",
-    )
-    offline.add_argument("--env", metavar="ID", help="Gymnasium's; else D4RL's own by the task's name")
-    offline.add_argument("--methods", type=_names, metavar="A,B", help="of bc, diffusion_bc, iql, sfbc, qgpo, eda, ...")
-    offline.add_argument("--seeds", type=_POSITIVE, default=3, metavar="N", help="trainings of everything (default: 3)")
-    offline.add_argument("--episodes", type=_POSITIVE, default=20, metavar="N", help="of each training (default: 20)")
-    offline.add_argument(
-        "--budget", default="small", metavar="NAME", help="published: the papers' networks and steps (default: small)"
-    )
-    offline.add_argument("--quick", action="store_true", help="a few steps of everything: whether it runs")
-    offline.add_argument(
-        "--out", default="runs/offline_bench", metavar="DIR", help="folder of all runs and the picture"
-    )
-    offline.add_argument("--json", metavar="FILE", help="write the figures there too")
-    _add_device(offline)
+    add_bench_parsers(bench)
 
     commands.add_parser("doctor", help="versions, devices, rendering, extras: what is missing and how to get it")
     return parser
@@ -437,10 +286,10 @@ def _add_rl(rl: argparse.ArgumentParser) -> None:
     collect.add_argument("run", metavar="RUN", help="folder of `rdt rl train`")
     collect.add_argument("--out", required=True, metavar="FILE", help="the HDF5 file to make")
     collect.add_argument(
-        "--at", type=_names, default=("last",), metavar="A,B", help="who acts: steps of kept actors, last, random"
+        "--at", type=names, default=("last",), metavar="A,B", help="who acts: steps of kept actors, last, random"
     )
     collect.add_argument("--episodes", type=_POSITIVE, default=20, metavar="N", help="of each (default: 20)")
-    collect.add_argument("--seed", type=_SEED, default=0, metavar="S", help="of starts and noise")
+    collect.add_argument("--seed", type=seed, default=0, metavar="S", help="of starts and noise")
     collect.add_argument("--noise", type=float, default=0.0, metavar="STD", help="added to actions in [-1, 1]")
     collect.add_argument("--deterministic", action="store_true", help="their best actions; else drawn, and noisy")
     table = commands.add_parser("table", help="runs beside the figures that Tianshou publishes")
@@ -449,35 +298,17 @@ def _add_rl(rl: argparse.ArgumentParser) -> None:
     table.add_argument("--png", metavar="FILE", help="draw the curves there (extra sim)")
 
 
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-
-
 def _add_yes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="do not wait for Enter before the arms of a real robot move")
 
 
 def _add_scene(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", default="sim_transfer", metavar="NAME", help="of the simulated robot")
-    parser.add_argument("--seed", type=_SEED, default=0, metavar="S", help="of the simulated scene")
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of the simulated scene")
 
 
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", choices=["jpeg", "raw"], default="jpeg", help="as recorded; jpeg has quality 90")
-
-
-def _positive_numbers(text: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) <= 0:
-        raise argparse.ArgumentTypeError(f"takes positive numbers, for instance 0.1,1,10, got {text!r}")
-    return numbers
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(","))
 
 
 if __name__ == "__main__":
