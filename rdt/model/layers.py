@@ -91,10 +91,10 @@ class _UnbiasedNorm(torch.autograd.Function):
 
 def unbiased_norm(x: Float[Tensor, "*batch size"], weight: Float[Tensor, " size"]) -> Float[Tensor, "*batch size"]:
     """The numbers of `unbiased_norm_formula`, several times faster."""
+    if torch.compiler.is_compiling():  # it fuses the formula, and its gradient
+        return unbiased_norm_formula(x, weight)
     if torch.is_grad_enabled():
         return _UnbiasedNorm.apply(x, weight)
-    if torch.compiler.is_compiling():  # it fuses the formula
-        return unbiased_norm_formula(x, weight)
     if x.is_cuda and (kernel := _norm_kernel()) is not None:
         return kernel(x, weight, NORM_EPS)
     return _norm_by_layer_norm(x, weight)[0]
