@@ -52,6 +52,9 @@ def add_bench_parsers(parser: argparse.ArgumentParser) -> None:
         "--steps", type=_POSITIVE, metavar="N", help="counted in each row; else 20, on a CPU 3 of 170m and 1b"
     )
     bench_train.add_argument("--compile", action="store_true", help="a row with compiled blocks; the ranks' are too")
+    bench_train.add_argument(
+        "--rows", nargs="+", metavar="NAME", help="of plain, ours, compiled, ddp, fsdp; else all that there are"
+    )
     bench_train.add_argument("--optimizer", default="adamw", metavar="NAME", help="adamw, adamw8bit or adafactor")
     bench_train.add_argument("--activation-checkpointing", action="store_true", help="of the blocks; not in plain")
     bench_train.add_argument("--lora", type=_POSITIVE, default=0, metavar="RANK", help="train adapters of this rank")

@@ -103,10 +103,10 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         print(f"{'estimate, network alone':24s} {memory}\n")
         print(_header("MFU" if origin == DATA_SHEET else "of peak"), flush=True)
         rows: dict[str, Any] = {}
-        for row in _rows(config, ranks):
+        for row in _asked(args.rows, _rows(config, ranks)):
             rows[row.name] = found = _run(row, folder)
             if "failed" not in found:
-                found |= _figures(row, found, peak, rows[PLAIN])
+                found |= _figures(row, found, peak, rows.get(PLAIN, {"failed": "not asked for"}))
                 _check_losses(row, found, dtype)
             print(_line(row, found), flush=True)
     print(f"left out   {_left_out(ranks, device)}")
@@ -159,6 +159,14 @@ def _rows(config: TrainConfig, ranks: int) -> list[Row]:
         data = replace(config.data, batch_size=ranks * config.data.batch_size)
         rows.append(Row(mode, replace(config, parallel=mode, data=data), ranks))
     return [replace(row, config=_with_workers(row.config, row.ranks)) for row in rows]
+
+
+def _asked(names: list[str] | None, rows: list[Row]) -> list[Row]:
+    """The rows of these names; raises `ValueError` for one that is not there."""
+    there = [row.name for row in rows]
+    if unknown := [name for name in names or [] if name not in there]:
+        raise ValueError(f"--rows {' '.join(unknown)}: this command has {', '.join(there)} (compiled with --compile)")
+    return [row for row in rows if names is None or row.name in names]
 
 
 def _with_workers(config: TrainConfig, ranks: int) -> TrainConfig:

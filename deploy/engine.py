@@ -75,7 +75,7 @@ class InferenceEngine:
         then on, ask for no gradient; without it they run eagerly. `jacobian` is that of the guidance: "network" as
         published, or "identity" without a pass backward (`rdt/diffusion/guidance.py`).
         """
-        self.device = torch.device(device)
+        self.device = torch.empty(0, device=device).device  # "cuda" has a number, as its tensors have
         self._noise = SampleGenerator(seed)
         self._num_calls = 0
         self._checkpoint: Checkpoint | None = None

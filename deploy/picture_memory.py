@@ -24,7 +24,7 @@ class New(NamedTuple):
 
     camera: int  # place among the encoder's cameras
     frame: np.ndarray  # uint8 (height, width, 3)
-    square: UInt8[Tensor, "size size 3"]
+    square: UInt8[Tensor, "size size 3"]  # on the device
 
 
 class Known(NamedTuple):
@@ -57,7 +57,14 @@ class PictureMemory:
         """The pictures in the network's order; None where one is missing."""
         cameras = len(self._encoder.config.cameras)
         frames = self._encoder.collate_pictures(observation)
-        return [None if frame is None else self._recall(place % cameras, frame) for place, frame in enumerate(frames)]
+        pictures: list[New | Known | None] = [
+            None if frame is None else self._recall(place % cameras, frame) for place, frame in enumerate(frames)
+        ]
+        new = [(place, frame) for place, frame in enumerate(frames) if frame is not None and pictures[place] is None]
+        squares = self._encoder.squares([frame for _, frame in new], self._device)
+        for (place, frame), square in zip(new, squares, strict=True):
+            pictures[place] = New(place % cameras, frame, square)
+        return pictures
 
     def features(self, pictures: Sequence[New | Known | None]) -> Float[Tensor, "1 image token dim"]:
         """Features of all pictures; only new ones are encoded, a missing one has those of the background."""
@@ -73,11 +80,11 @@ class PictureMemory:
             tokens.append(background if picture is None else picture.features)
         return torch.stack(tokens)[None]
 
-    def _recall(self, camera: int, frame: np.ndarray) -> New | Known:
+    def _recall(self, camera: int, frame: np.ndarray) -> Known | None:
         for known in self._known:
             if known.camera == camera and _equal(known.frame, frame):
                 return known
-        return New(camera, frame, self._encoder.square(frame, self._device))
+        return None
 
     def _encode(self, pictures: Tensor) -> Tensor:
         self.num_encoded += len(pictures)

@@ -160,15 +160,21 @@ class ConditionEncoder(nn.Module):
         """The raw frames (height, width, 3) in the network's order; None where one is missing, invalid or hidden."""
         return self.collator.pictures(observation)
 
-    def square(self, frame: np.ndarray, device: torch.device) -> UInt8[Tensor, "size size 3"]:
-        """One raw frame (height, width, 3) as the vision encoder takes it, on `device`.
+    def squares(self, frames: Sequence[np.ndarray], device: torch.device) -> list[UInt8[Tensor, "size size 3"]]:
+        """Raw frames (height, width, 3) as the vision encoder takes them, on `device`.
 
-        On a CPU as `collate` does it, by Pillow, the reference; on a GPU there, within two grey levels of that.
+        On a CPU as `collate` does it, by Pillow, the reference; on a GPU there, within two grey levels of that, all
+        frames of one size together.
         """
         if device.type == "cpu":
-            return torch.from_numpy(self.collator.square(frame))
-        images = torch.from_numpy(np.ascontiguousarray(frame)).to(device)[None]
-        return pixels.to_square(images, self.vision.image_size, brighten=self.config.brighten_dark)[0]
+            return [torch.from_numpy(self.collator.square(frame)) for frame in frames]
+        found: dict[int, Tensor] = {}
+        for shape in {frame.shape for frame in frames}:
+            places = [place for place, frame in enumerate(frames) if frame.shape == shape]
+            images = torch.from_numpy(np.stack([frames[place] for place in places])).to(device)
+            squares = pixels.to_square(images, self.vision.image_size, brighten=self.config.brighten_dark)
+            found.update(zip(places, squares, strict=True))
+        return [found[place] for place in range(len(frames))]
 
     def encode_images(self, images: UInt8[Tensor, "image size size 3"]) -> Float[Tensor, "image token dim"]:
         """Features of pictures one by one, in the vision encoder's own type, from the cache where they are there."""

@@ -39,8 +39,11 @@ class FrozenTower:
         return self._network
 
     def __call__(self, function: Callable[[nn.Module, Tensor], Tensor], pixels: Tensor) -> Tensor:
-        """`function(network, pixels)` without a graph, the pixels cast to the network's type."""
-        with torch.no_grad():
+        """`function(network, pixels)` without a graph, the pixels cast to the network's type.
+
+        Autocast is left out: it would have the norms of a network that is narrow already in float32, and cast back.
+        """
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
             return function(self.on(pixels.device), pixels.to(serving_dtype(pixels.device)))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTower:

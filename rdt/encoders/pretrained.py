@@ -17,10 +17,16 @@ from torch import nn
 def load_siglip(folder: Path, dtype: torch.dtype) -> nn.Module:
     """The vision tower without its pooling head, from its own files or those of the whole SigLIP."""
     from transformers import SiglipVisionConfig, SiglipVisionModel
+    from transformers.models.siglip.modeling_siglip import SiglipVisionEmbeddings
 
     config = SiglipVisionConfig.from_pretrained(folder, local_files_only=True)
     config.vision_use_head = False
-    return _load(SiglipVisionModel, folder, dtype, config=config)
+    network = _load(SiglipVisionModel, folder, dtype, config=config)
+    for module in network.modules():
+        if isinstance(module, SiglipVisionEmbeddings):
+            # a transposed convolution: every residual sum of the tower would keep its strides, and every norm copy it
+            module.register_forward_hook(lambda module, args, tokens: tokens.contiguous())
+    return network
 
 
 def save_random_siglip(folder: Path, sizes: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import functools
 import math
 import re
 from collections.abc import Callable
+from types import ModuleType
 from typing import Literal, NamedTuple
 
 import torch
@@ -41,7 +42,8 @@ def unbiased_norm_formula(
 
     This is the "RMSNorm" of timm 1.0.3 with which RDT was trained, not a root mean square (spec section 1).
     """
-    return x * torch.rsqrt(x.var(dim=-1, keepdim=True) + NORM_EPS) * weight
+    y = x * torch.rsqrt(x.var(dim=-1, keepdim=True) + NORM_EPS) * weight
+    return y.to(x.dtype)  # autocast has roots in float32
 
 
 def _norm_by_layer_norm(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,7 +67,10 @@ class _UnbiasedNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
-        y, mean, rstd = _norm_by_layer_norm(x, weight)
+        with torch.autocast(
+            x.device.type, enabled=False
+        ):  # which would have layer norm in float32, four times the bytes
+            y, mean, rstd = _norm_by_layer_norm(x, weight)
         ctx.save_for_backward(x, weight, mean, rstd)
         return y
 
@@ -130,15 +135,44 @@ except ImportError:
 
 
 def attention(
-    q: Float[Tensor, "batch head token head_dim"],
-    k: Float[Tensor, "batch head source head_dim"],
-    v: Float[Tensor, "batch head source head_dim"],
+    q: Float[Tensor, "batch token head head_dim"],
+    k: Float[Tensor, "batch source head head_dim"],
+    v: Float[Tensor, "batch source head head_dim"],
     mask: Bool[Tensor, "batch 1 1 source"] | None = None,
-) -> Float[Tensor, "batch head token head_dim"]:
+) -> Float[Tensor, "batch token head head_dim"]:
     """`softmax(q k' / sqrt(head_dim)) v`: flash-attn for half precision on CUDA without a mask, else PyTorch's."""
     if flash_attn_func is not None and mask is None and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
-        return flash_attn_func(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return flash_attn_func(q, k, v)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+
+def normed_attention(
+    q: Float[Tensor, "batch token head head_dim"],
+    k: Float[Tensor, "batch source head head_dim"],
+    v: Float[Tensor, "batch source head head_dim"],
+    q_norm: Norm,
+    k_norm: Norm | None,
+    mask: Bool[Tensor, "batch 1 1 source"] | None = None,
+) -> Float[Tensor, "batch token head head_dim"]:
+    """`attention` of normalised queries and keys; without `k_norm` the keys are so already.
+
+    Few queries in half precision on a GPU have a kernel of their own, norms included.
+    """
+    kernel = _attention_kernel() if q.is_cuda and q_norm.kind == "unbiased" and not torch.is_grad_enabled() else None
+    if kernel is not None and kernel.fits(q, k):
+        weights = (norm and norm.weight.to(q.dtype) for norm in (q_norm, k_norm))
+        return kernel.normed_attention_kernel(q, k, v, *weights, mask, NORM_EPS)
+    return attention(q_norm(q), k_norm(k) if k_norm else k, v, mask)
+
+
+@functools.cache
+def _attention_kernel() -> ModuleType | None:
+    try:
+        from rdt.model import attention_kernel
+    except ImportError:  # a build of PyTorch without Triton
+        return None
+    return attention_kernel
 
 
 class SelfAttention(nn.Module):
@@ -154,9 +188,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch token hidden"]) -> Float[Tensor, "batch token hidden"]:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # each (B, T, heads, head_dim)
-        q, k, v = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
-        out = attention(q, k, v)  # (B, heads, T, head_dim)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        out = normed_attention(q, k, v, self.q_norm, self.k_norm)  # (B, T, heads, head_dim)
+        return self.proj(out.flatten(2))
 
 
 class CrossAttention(nn.Module):
@@ -182,9 +215,9 @@ class CrossAttention(nn.Module):
         mask: Bool[Tensor, "batch 1 1 source"] | None,
     ) -> Float[Tensor, "batch token hidden"]:
         k, v = condition if isinstance(condition, KeyValue) else self.key_value(condition)
-        q = self.q_norm(self.q(x).unflatten(-1, (self.num_heads, -1))).transpose(1, 2)
-        out = attention(q, k, v, mask)  # (B, heads, T, head_dim)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        q = self.q(x).unflatten(-1, (self.num_heads, -1))  # (B, T, heads, head_dim)
+        out = normed_attention(q, k.transpose(1, 2), v.transpose(1, 2), self.q_norm, None, mask)
+        return self.proj(out.flatten(2))
 
 
 class MLP(nn.Module):

@@ -13,18 +13,33 @@ import triton.language as tl  # type: ignore[import-untyped]
 from jaxtyping import Float
 from torch import Tensor
 
+NUMBERS_OF_PROGRAM = 2048
+"""Heads are short rows: so many of their numbers share a program."""
+
 
 @triton.jit
-def _kernel(x_ptr, weight_ptr, y_ptr, outer_stride, inner_stride, num_inner, size, eps, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
+def _kernel(
+    x_ptr,
+    weight_ptr,
+    y_ptr,
+    outer_stride,
+    inner_stride,
+    num_rows,
+    num_inner,
+    size,
+    eps,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    column = tl.arange(0, BLOCK)[None, :]
+    there = (row < num_rows) & (column < size)
     x_row = x_ptr + (row // num_inner) * outer_stride + (row % num_inner) * inner_stride
-    column = tl.arange(0, BLOCK)
-    there = column < size
     x = tl.load(x_row + column, mask=there, other=0.0).to(tl.float32)
-    mean = tl.sum(x, axis=0) / size
+    mean = tl.sum(x, axis=1, keep_dims=True) / size
     centred = tl.where(there, x - mean, 0.0)
-    rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=0) / (size - 1) + eps)
-    weight = tl.load(weight_ptr + column, mask=there, other=0.0).to(tl.float32)
+    rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1, keep_dims=True) / (size - 1) + eps)
+    weight = tl.load(weight_ptr + column, mask=column < size, other=0.0).to(tl.float32)
     tl.store(y_ptr + row * size + column, (x * rstd * weight).to(y_ptr.dtype.element_ty), mask=there)
 
 
@@ -39,16 +54,19 @@ def unbiased_norm_kernel(
     outer, inner, _ = rows.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     block = triton.next_power_of_2(size)
-    _kernel[(outer * inner,)](
+    rows_of_program = max(1, NUMBERS_OF_PROGRAM // block)
+    _kernel[(triton.cdiv(outer * inner, rows_of_program),)](
         rows,
         weight.contiguous(),
         y,
         rows.stride(0),
         rows.stride(1),
+        outer * inner,
         inner,
         size,
         eps,
+        ROWS=rows_of_program,
         BLOCK=block,
-        num_warps=max(1, min(8, block // 256)),
+        num_warps=max(4, min(8, block // 256)),
     )
     return y

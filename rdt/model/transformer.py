@@ -47,12 +47,12 @@ class Transformer(nn.Module):
         self.final_layer = FinalLayer(hidden_size, action_dim, norm)
 
     def place_language(self, lang: Float[Tensor, "rows lang hidden"]) -> Float[Tensor, "rows lang hidden"]:
-        """Language tokens with their positions."""
-        return lang + self.lang_cond_pos_embed[:, : lang.shape[1]]
+        """Language tokens with their positions, in the tokens' type: autocast makes them narrower than weights."""
+        return lang + self.lang_cond_pos_embed[:, : lang.shape[1]].to(lang.dtype)
 
     def place_images(self, img: Float[Tensor, "batch img hidden"]) -> Float[Tensor, "batch img hidden"]:
-        """Image tokens with their positions."""
-        return img + self.img_cond_pos_embed
+        """Image tokens with their positions, in the tokens' type."""
+        return img + self.img_cond_pos_embed.to(img.dtype)
 
     def language_key_values(self, lang: Float[Tensor, "rows lang hidden"]) -> tuple[KeyValue, ...]:
         """Keys and values of placed language tokens, one pair for each of the even blocks."""

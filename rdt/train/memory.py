@@ -109,7 +109,6 @@ def kept_bytes(
     | block, of pictures        | 3 S H: keys before and after their norm, values                       |
     | block, of language        | 4 S H: the same by instruction, then dealt out to the samples         |
     | adaptors                  | their inputs, and H a token twice a hidden layer; placed tokens once  |
-    | narrow block              | S H: its own copy of the placed tokens, which are float32             |
     | checkpointed block        | T H: its input; of one block at a time all the above                  |
     | backward pass of a block  | 3 S H: gradients of keys and values, and of the placed tokens         |
     """
@@ -117,8 +116,6 @@ def kept_bytes(
     norms = 2 * config.num_heads  # mean and deviation of each head
     itself = tokens * (17 * h + 3 * norms + 6)
     of_images, of_language = images * (3 * h + norms), lang_tokens * (4 * h + norms)
-    if narrow:
-        of_images, of_language = of_images + images * h, of_language + lang_tokens * h
     language_blocks, image_blocks = (config.depth + 1) // 2, config.depth // 2
     adaptors = images * (config.img_token_dim + _hidden(config.img_adaptor) * h + h)
     adaptors += lang_tokens * (config.lang_token_dim + _hidden(config.lang_adaptor) * h + h)

@@ -166,6 +166,8 @@ def test_graphs_equal_the_eager_road(make_engine, robot, dtype):
     found = [captured.predict(one).actions for one in seen]
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     assert np.allclose(found, expected, atol=tolerance)
+    condition = captured.model.condition(captured.model.observe(seen[:1]))
+    assert captured.sample(condition).device == captured.device  # "cuda" and "cuda:0" are one
 
 
 def test_tokens_that_do_not_fit_are_refused_before_a_buffer_is_touched(make_engine, robot):

@@ -180,7 +180,7 @@ def test_dark_pictures_are_brightened_where_the_config_says_so():
     for brighten, level in ((False, 20), (True, 35)):
         encoder = make_encoder(cameras=("external",), brighten_dark=brighten)
         assert (encoder.collate([observation]).images == level).all()
-        assert (encoder.square(images["external"][0], torch.device("cpu")) == level).all()
+        assert (encoder.squares([images["external"][0]], torch.device("cpu"))[0] == level).all()
 
 
 def test_the_two_roads_of_a_picture_meet(frozen):
@@ -191,7 +191,7 @@ def test_the_two_roads_of_a_picture_meet(frozen):
     background = frozen.background_features()
     features = torch.stack(
         [
-            background if p is None else frozen.encode_images(frozen.square(p, torch.device("cpu"))[None])[0]
+            background if p is None else frozen.encode_images(frozen.squares([p], torch.device("cpu"))[0][None])[0]
             for p in pictures
         ]
     )

@@ -63,6 +63,15 @@ def test_a_lost_weight_is_named(siglip, tmp_path):
         load(tmp_path / "torn")(torch.zeros(1, 3, 28, 28))
 
 
+def test_its_tokens_lie_one_after_the_other(siglip):
+    encoder, inside = load(siglip), []
+    network = encoder._tower.on(torch.device("cpu"))
+    (first,) = (module for name, module in network.named_modules() if name.endswith("layers.0"))
+    first.register_forward_pre_hook(lambda module, args: inside.append(args[0].is_contiguous()))
+    encoder(torch.zeros(2, 3, 28, 28))
+    assert inside == [True]
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_it_runs_in_bfloat16(siglip):
     pixels = torch.rand(2, 3, 28, 28) * 2 - 1

@@ -150,3 +150,20 @@ def test_the_norm_of_frozen_weights_has_the_same_gradient():
     (expected,) = torch.autograd.grad(unbiased_norm_formula(x, weight), x, dy)
     (found,) = torch.autograd.grad(unbiased_norm(x, weight), x, dy)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_norm_trains_under_autocast(compiled):
+    generator = torch.Generator().manual_seed(0)
+    x, dy = (torch.randn(5, 64, generator=generator).cuda() for _ in range(2))
+    norm = random_(Norm(64, "unbiased")).cuda()
+    x.requires_grad_()
+    expected = torch.autograd.grad(unbiased_norm_formula(x, norm.weight), (x, norm.weight), dy)
+    if compiled:
+        norm.compile()
+    with torch.autocast("cuda", torch.bfloat16):
+        y = norm(x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    for found, exact in zip(torch.autograd.grad(y, (x, norm.weight), dy.bfloat16()), expected, strict=True):
+        torch.testing.assert_close(found, exact, atol=0.05, rtol=0.02)
