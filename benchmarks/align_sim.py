@@ -5,7 +5,7 @@
 
 The start and its rollouts are made once. Each method is trained with each seed (its critic too) and tried in the same
 unseen scenes as the start, with the same sampling noise: differences are paired by scene. What is done is not done
-again, so a run that was interrupted goes on. On two CPU cores about five minutes a method and seed.
+again, so a run that was interrupted goes on. On two CPU cores three to five minutes a method and seed, eda ten.
 """
 
 from __future__ import annotations

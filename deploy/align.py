@@ -202,7 +202,7 @@ def _policy_stage(run: _Run, out: Path) -> None:
     if config.method == "eda":
         assert run.critic is not None
         objective = CriticPolicy(
-            start.model, run.critic, config.beta, config.temperature, config.candidates, config.draws
+            start.model, run.critic, config.beta, config.temperature, config.candidates, config.draws, config.hold
         )
     elif config.method == "nca":
         if config.learn_from == "operator_valence":

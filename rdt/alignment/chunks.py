@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -31,7 +31,6 @@ from torch.nn import functional as F  # noqa: N812
 from rdt.alignment.acting import drawn
 from rdt.alignment.features import pooled_features
 from rdt.alignment.heads import ChunkCritic, ChunkEnergy, ChunkStudent
-from rdt.alignment.log_ratio import denoising_error
 from rdt.alignment.losses import TIME_WEIGHTS, cca, contrastive, nca, soft_labels, srpo_surrogate
 from rdt.batch import Batch, Condition, TransitionBatch
 from rdt.diffusion.continuous import DiscreteVP, draw_times, noised, over
@@ -179,7 +178,11 @@ class CriticEnergy:
 
 @dataclass(frozen=True, eq=False)
 class CriticPolicy:
-    """EDA with the denoising-error ratio: the policy's own K chunks, weighed by the critic, become its distribution."""
+    """EDA with the denoising-error ratio: the policy's own K chunks, weighed by the critic, become its distribution.
+
+    The loss compares candidates of one observation and would let all errors grow together; `hold` weighs the shift
+    from the reference against it.
+    """
 
     reference: VisuomotorPolicy
     critic: ChunkCritic
@@ -187,6 +190,7 @@ class CriticPolicy:
     temperature: float = 1.0
     num_candidates: int = 16
     draws: int = 1
+    hold: float = 1.0
 
     def __call__(self, model: VisuomotorPolicy, batch: Batch, generator: SampleGenerator) -> tuple[Tensor, Metrics]:
         draw = generator.torch_generator(batch.sample_index, "alignment")
@@ -194,8 +198,10 @@ class CriticPolicy:
         chunks = candidates(self.reference, now.condition, self.num_candidates, draw)
         with torch.no_grad():
             label = soft_labels(log_success(self.critic, now.features, chunks), 1 / self.temperature)
-        ratio = self.beta * error_ratio(model, self.reference, now, chunks, draw, self.draws)
-        return contrastive(ratio, label), {**_ranked(ratio, label), "median_beta_g": ratio.detach().abs().median()}
+        ratio, shift = compared(model, self.reference, now, chunks, draw, self.draws)
+        ratio = self.beta * ratio
+        metrics = {"median_beta_g": ratio.detach().abs().median(), "shift": shift.detach().mean()}
+        return contrastive(ratio, label) + self.hold * shift.mean(), {**_ranked(ratio, label), **metrics}
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +222,7 @@ class OutcomePolicy:
     def __call__(self, model: VisuomotorPolicy, batch: Batch, generator: SampleGenerator) -> tuple[Tensor, Metrics]:
         draw = generator.torch_generator(batch.sample_index, "alignment")
         now = seen(self.reference, batch, model)
-        ratio = self.beta * error_ratio(model, self.reference, now, now.chunk, draw, self.draws)
+        ratio = self.beta * compared(model, self.reference, now, now.chunk, draw, self.draws).ratio
         assert batch.label is not None
         label = batch.label / len(batch.label)
         loss = _OUTCOME_LOSSES[self.kind](ratio[None], label[None])
@@ -247,10 +253,10 @@ class WordsPolicy:
         other, found = another_task(batch.label, draw)
         # one set of draws for both conditions
         state = draw.get_state()
-        positive = error_ratio(model, self.reference, now, now.chunk, draw, self.draws)
+        positive = compared(model, self.reference, now, now.chunk, draw, self.draws).ratio
         draw.set_state(state)
         under_others = replace_words(now, other)
-        negative = error_ratio(model, self.reference, under_others, now.chunk, draw, self.draws)
+        negative = compared(model, self.reference, under_others, now.chunk, draw, self.draws).ratio
         negative = negative[found] if found.any() else negative.new_zeros(1)  # which then moves nothing
         loss = cca(positive, negative, self.beta, self.lambda_)
         return loss, {
@@ -303,30 +309,48 @@ class ClimbingStudent:
         return loss, {"success": value.detach().exp().mean(), "behaviour_error": error}
 
 
-def error_ratio(
+class Compared(NamedTuple):
+    """Model and reference on chunks that are noised alike, in units of the reference's own denoising error."""
+
+    ratio: Float[Tensor, " row *k"]  # log-ratio: how much smaller the model's denoising error is
+    shift: Float[Tensor, " row *k"]  # squared difference of the clean chunks that both believe in
+
+
+def compared(
     model: VisuomotorPolicy,
     reference: VisuomotorPolicy,
     now: Seen,
     chunks: Float[Tensor, "row *k horizon slot"],
     draw: torch.Generator,
     draws: int,
-) -> Float[Tensor, " row *k"]:
-    """How much smaller the model's denoising error is than the reference's, in units of the latter; shared (t, eps)."""
+) -> Compared:
+    """Means over `draws` times and noises, which candidates of one row share.
+
+    The ratio is `log_ratio.denoising_error` with W(t) = sigma^2 / alpha^2, which makes the error one of the clean
+    chunk. The shift is, but for a factor of t, the relative entropy of the two diffusions: a network that had only its
+    ratios to keep apart could make all its errors grow together.
+    """
     ours = RDTBehavior(model.policy, model.policy.encode_condition(**vars(now.own)))
     theirs = RDTBehavior(reference.policy, reference.policy.encode_condition(**vars(now.condition)))
     one = chunks if chunks.ndim == 3 else chunks[:, :1]
     times = [draw_times((len(chunks),), draw, *TIMES, stratified=True) for _ in range(draws)]
     noises = [_noise(reference, one, now.mask, draw) for _ in range(draws)]
-    live = now.mask.sum(dim=(1, 2)) * chunks.shape[-2]
-    live = live.reshape(len(live), *([1] * (chunks.ndim - 3)))
-    with torch.no_grad():
-        a_t = noised(theirs.schedule, chunks, times[0], noises[0].expand_as(chunks))
-        off = (theirs.clean(a_t, times[0]) - chunks) * ours.mask(chunks)
-        unit = (off.square().sum(dim=(-1, -2)) / live).mean().clamp(min=1e-8)
-    g = denoising_error(
-        ours, theirs, chunks, None, times, noises, weight=ours.error_weight, mask=ours.mask(chunks), event_ndim=2
-    )
-    return g / live / unit
+    mask = ours.mask(chunks)
+
+    def distance(a: Tensor, b: Tensor) -> Float[Tensor, " row *k"]:
+        return ((a - b) * mask).square().sum(dim=(-1, -2)) / (mask.sum(dim=(-1, -2)) * chunks.shape[-2])
+
+    ratios, shifts, unit = [], [], None
+    for t, noise in zip(times, noises, strict=True):
+        a_t = noised(theirs.schedule, chunks, t, noise.expand_as(chunks))
+        with torch.no_grad():
+            believed = theirs.clean(a_t, t)
+            error = distance(believed, chunks)
+            unit = error.mean().clamp(min=1e-8) if unit is None else unit
+        mine = ours.clean(a_t, t)
+        ratios.append((error - distance(mine, chunks)) / unit)
+        shifts.append(distance(mine, believed) / unit)
+    return Compared(torch.stack(ratios).mean(dim=0), torch.stack(shifts).mean(dim=0))
 
 
 def another_task(task: Float[Tensor, " row"], draw: torch.Generator) -> tuple[Tensor, Tensor]:

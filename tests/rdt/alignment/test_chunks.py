@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rdt.alignment.chunks import (
+    TIMES,
     ClimbingStudent,
     CriticEnergy,
     CriticPolicy,
@@ -16,14 +17,15 @@ from rdt.alignment.chunks import (
     WordsPolicy,
     another_task,
     candidates,
-    error_ratio,
+    compared,
     log_success,
     seen,
 )
 from rdt.alignment.features import pooled_features
 from rdt.alignment.heads import ChunkCritic, ChunkEnergy, ChunkStudent
+from rdt.alignment.log_ratio import denoising_error
 from rdt.alignment.models import BehaviorModel
-from rdt.diffusion.continuous import noised
+from rdt.diffusion.continuous import draw_times, noised
 from rdt.random import SampleGenerator
 from tests.rdt.alignment.parts import SLOTS, condition_of, make_batch, make_head, make_policy, noise_of
 
@@ -88,7 +90,24 @@ def test_several_chunks_of_a_row_are_asked_as_they_would_be_alone(model, batch):
 
 def test_a_policy_that_is_its_reference_has_no_ratio(model, batch):
     now, draw = seen(model, batch), torch.Generator().manual_seed(0)
-    assert error_ratio(model, model, now, now.chunk, draw, 2).abs().max() == 0
+    found = compared(model, model, now, now.chunk, draw, 2)
+    assert found.ratio.abs().max() == found.shift.abs().max() == 0
+
+
+def test_the_ratio_is_the_denoising_error_ratio_of_clean_chunks(model, batch):
+    now, other = seen(model, batch), trainable(model)
+    with torch.no_grad():
+        other.policy.model.final_layer.ffn_final.fc2.weight.mul_(2)
+    ours, theirs = (RDTBehavior(m.policy, m.policy.encode_condition(**vars(now.condition))) for m in (other, model))
+    chunks = candidates(model, now.condition, 3, torch.Generator().manual_seed(0))
+    found = compared(other, model, now, chunks, torch.Generator().manual_seed(1), 2).ratio
+    draw = torch.Generator().manual_seed(1)
+    times = [draw_times((4,), draw, *TIMES, stratified=True) for _ in range(2)]
+    noises = [model.place_noise(torch.randn(4, 1, *chunks.shape[2:], generator=draw), now.mask[:, None]) for _ in times]
+    g = denoising_error(
+        ours, theirs, chunks, None, times, noises, weight=ours.error_weight, mask=ours.mask(chunks), event_ndim=2
+    )
+    torch.testing.assert_close(found / found.abs().max(), g.detach() / g.abs().max(), atol=1e-4, rtol=1e-4)
 
 
 def test_the_ratio_is_in_units_of_the_references_own_error(model, batch):
@@ -97,9 +116,9 @@ def test_the_ratio_is_in_units_of_the_references_own_error(model, batch):
     opposite = trainable(model)
     with torch.no_grad():
         opposite.policy.model.final_layer.ffn_final.fc2.weight.mul_(30)
-    near = error_ratio(model, model, now, now.chunk, torch.Generator().manual_seed(0), 1)
-    far = error_ratio(opposite, model, now, now.chunk, torch.Generator().manual_seed(0), 1)
-    turned = error_ratio(model, opposite, now, now.chunk, torch.Generator().manual_seed(0), 1)
+    near = compared(model, model, now, now.chunk, torch.Generator().manual_seed(0), 1).ratio
+    far = compared(opposite, model, now, now.chunk, torch.Generator().manual_seed(0), 1).ratio
+    turned = compared(model, opposite, now, now.chunk, torch.Generator().manual_seed(0), 1).ratio
     assert near.abs().max() == 0 and (far < -1).all()
     assert ((turned > 0) & (turned <= 1.5 * len(turned))).all()  # no better than perfect, in units of a mean
 
@@ -123,9 +142,18 @@ def test_an_energy_learns_to_rank_as_the_critic(model, batch, critic):
 
 def test_a_policy_moves_towards_what_the_critic_likes(model, batch, critic):
     policy = trainable(model)
-    objective = CriticPolicy(model, critic, temperature=0.001, num_candidates=4)
+    objective = CriticPolicy(model, critic, temperature=0.001, num_candidates=4, hold=0.0)
     losses, _ = trained(policy, objective, batch, lr=1e-3)
     assert losses[-1] < losses[0]
+
+
+def test_a_policy_that_is_held_shifts_less(model, batch, critic):
+    shifts = []
+    for hold in (0.0, 10.0):
+        objective = CriticPolicy(model, critic, temperature=0.001, num_candidates=4, hold=hold)
+        _, metrics = trained(trainable(model), objective, batch, lr=1e-3)
+        shifts.append(float(metrics["shift"]))
+    assert 0 < shifts[1] < 0.5 * shifts[0]
 
 
 def test_successes_gain_and_failures_lose(model, batch):
