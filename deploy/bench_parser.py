@@ -53,7 +53,7 @@ def add_bench_parsers(parser: argparse.ArgumentParser) -> None:
     )
     bench_train.add_argument("--compile", action="store_true", help="a row with compiled blocks; the ranks' are too")
     bench_train.add_argument(
-        "--rows", nargs="+", metavar="NAME", help="of plain, ours, compiled, ddp, fsdp; else all that there are"
+        "--rows", type=names, metavar="A,B", help="of plain, ours, compiled, ddp, fsdp; else all that there are"
     )
     bench_train.add_argument("--optimizer", default="adamw", metavar="NAME", help="adamw, adamw8bit or adafactor")
     bench_train.add_argument("--activation-checkpointing", action="store_true", help="of the blocks; not in plain")

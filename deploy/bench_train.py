@@ -161,11 +161,11 @@ def _rows(config: TrainConfig, ranks: int) -> list[Row]:
     return [replace(row, config=_with_workers(row.config, row.ranks)) for row in rows]
 
 
-def _asked(names: list[str] | None, rows: list[Row]) -> list[Row]:
+def _asked(names: tuple[str, ...] | None, rows: list[Row]) -> list[Row]:
     """The rows of these names; raises `ValueError` for one that is not there."""
     there = [row.name for row in rows]
-    if unknown := [name for name in names or [] if name not in there]:
-        raise ValueError(f"--rows {' '.join(unknown)}: this command has {', '.join(there)} (compiled with --compile)")
+    if unknown := [name for name in names or () if name not in there]:
+        raise ValueError(f"--rows {','.join(unknown)}: this command has {', '.join(there)} (compiled with --compile)")
     return [row for row in rows if names is None or row.name in names]
 
 

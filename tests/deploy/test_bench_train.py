@@ -120,9 +120,9 @@ def test_compiled_blocks_are_a_row_beside_the_eager_one(tmp_path):
 def test_rows_by_name(tmp_path):
     rows = bench_train._rows(bench_train._config(words(), 4, 2, CPU, tmp_path), ranks=2)
     assert bench_train._asked(None, rows) == rows
-    assert [row.name for row in bench_train._asked(["fsdp", "ours"], rows)] == ["ours", "fsdp"]
+    assert [row.name for row in bench_train._asked(("fsdp", "ours"), rows)] == ["ours", "fsdp"]
     with pytest.raises(ValueError, match="--rows compiled: this command has plain, ours, ddp, fsdp"):
-        bench_train._asked(["compiled"], rows)
+        bench_train._asked(("compiled",), rows)
 
 
 def test_one_process_says_which_modes_are_left_out():
