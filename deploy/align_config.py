@@ -80,9 +80,7 @@ class AlignConfig:
     temperature: float = 1.0  # of what the critic says: 1 aims at the policy given that it succeeds, less at more
     beta: float = 1.0  # of log-ratios, in units of the reference's own error; of srpo: weight of the critic
     lambda_: float = 1.0  # of cca: weight of the negatives
-    hold: float = (
-        1.0  # of eda and nca: weight of the policy's shift from the start, against drifting where no label pulls
-    )
+    hold: float = 1.0  # of eda: weight of the policy's shift from the start, which else drifts away
     draws: int = 2  # noises and times that a log-ratio is averaged over
     candidates: int = 16  # chunks of one observation: to learn from, and of sfbc to choose from
     scale: float = 1.0  # of cep: what guidance is multiplied by

@@ -1,13 +1,10 @@
 """pytest tests/rdt/model/test_attention_kernel.py; on a CPU, Triton's interpreter runs the kernel."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from rdt.model.layers import NORM_EPS, CrossAttention, SelfAttention, attention, unbiased_norm_formula
+from tests.rdt.model.interpreted import interpreted_error
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds")
 
@@ -47,16 +44,7 @@ def largest_error(device: str, dtype: torch.dtype = torch.float32) -> float:
 
 
 def test_the_kernel_interpreted_on_a_cpu():
-    code = "from tests.rdt.model.test_attention_kernel import largest_error; print(largest_error('cpu'))"
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    assert float(run.stdout) < 1e-5
+    assert interpreted_error("tests.rdt.model.test_attention_kernel") < 1e-5
 
 
 @pytest.mark.gpu
