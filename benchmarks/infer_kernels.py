@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a denoising step and the projection of RDT-1B spend their time on, kernel by kernel (on a CPU: operator by operator).
+"""What a denoising step and the projection spend their time on, by kernel; on a CPU, by operator.
 
     .venv/bin/python benchmarks/infer_kernels.py [--size 1b] [--device cuda] [--compile] [--top 20]
 
