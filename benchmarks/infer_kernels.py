@@ -17,7 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from deploy.bench import LANGUAGE_TOKENS
-from deploy.bench_infer import PRESET_OF_SIZE, _random_policy, _tokens
+from deploy.bench_infer import PRESET_OF_SIZE, example_tokens, random_policy
 from deploy.device import choose_device
 from deploy.engine import InferenceEngine
 from rdt.model.presets import PRESETS
@@ -34,8 +34,8 @@ def main() -> None:
     args = parser.parse_args()
     device = choose_device(args.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    policy = _random_policy(PRESETS[PRESET_OF_SIZE[args.size]], device, dtype)
-    condition, noise = _tokens(policy.config, device)
+    policy = random_policy(PRESETS[PRESET_OF_SIZE[args.size]], device, dtype)
+    condition, noise = example_tokens(policy.config, device)
     engine = InferenceEngine(policy, device, dtype=dtype, compile_backend="inductor" if args.compile else None)
     if device.type == "cpu":
         engine.warm_up(language_buckets=(LANGUAGE_TOKENS,))

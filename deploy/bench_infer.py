@@ -68,8 +68,8 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
 
     with_pictures = args.vision if args.vision is not None else args.size == "tiny" or device.type == "cuda"
     with tempfile.TemporaryDirectory() as folder:
-        policy = _random_policy(PRESETS[preset], device, dtype)
-        condition, noise = _tokens(policy.config, device)
+        policy = random_policy(PRESETS[preset], device, dtype)
+        condition, noise = example_tokens(policy.config, device)
         with torch.inference_mode():
             expected = naive_sample(policy, condition, noise)
             naive = measure(lambda: naive_sample(policy, condition, noise), device)
@@ -192,14 +192,14 @@ def _print_whole_road(engine: InferenceEngine) -> dict[str, float]:
     return figures
 
 
-def _random_policy(config: RDTConfig, device: torch.device, dtype: torch.dtype) -> RDTPolicy:
+def random_policy(config: RDTConfig, device: torch.device, dtype: torch.dtype) -> RDTPolicy:
     with torch.device(device):
         policy = RDTPolicy(config).to(dtype).eval()
     wake(policy)
     return policy
 
 
-def _tokens(config: RDTConfig, device: torch.device) -> tuple[Condition, Tensor]:
+def example_tokens(config: RDTConfig, device: torch.device) -> tuple[Condition, Tensor]:
     """What the network reads of one observation, and the noise it starts from."""
     num_lang = min(LANGUAGE_TOKENS, config.max_lang_cond_len)
     condition = Condition(

@@ -80,6 +80,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = _config(args, batch, steps, device, folder)
+        asked = _asked(args.rows, _rows(config, ranks))
         dtype = choose_precision(config.precision, device)
         figures: dict[str, Any] = {
             "config": CONFIG_OF_SIZE[args.size],
@@ -103,7 +104,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         print(f"{'estimate, network alone':24s} {memory}\n")
         print(_header("MFU" if origin == DATA_SHEET else "of peak"), flush=True)
         rows: dict[str, Any] = {}
-        for row in _asked(args.rows, _rows(config, ranks)):
+        for row in asked:
             rows[row.name] = found = _run(row, folder)
             if "failed" not in found:
                 found |= _figures(row, found, peak, rows.get(PLAIN, {"failed": "not asked for"}))
