@@ -50,10 +50,11 @@ from rdt.alignment.chunks import (
     OutcomeCritic,
     OutcomePolicy,
     WordsPolicy,
+    mean_chunk,
 )
 from rdt.alignment.heads import ChunkCritic, ChunkEnergy, ChunkStudent, Head, HeadConfig
 from rdt.alignment.transitions import Transitions, encode_transitions
-from rdt.batch import TransitionBatch, to_device
+from rdt.batch import Batch, Condition, TransitionBatch, to_device
 from rdt.model.manifest import MANIFEST_FILE, write_manifest
 from rdt.random import SampleGenerator
 from rdt.train.checkpoint import (
@@ -69,10 +70,13 @@ from rdt.train.data import batch_loader, sample_stream
 from rdt.train.loader import BatchLoader
 from rdt.train.parallel import ALONE
 from rdt.train.trainer import Measure, Trainer
+from rdt.visuomotor import VisuomotorPolicy
 
 AnyHead = TypeVar("AnyHead", bound=Head)
 
 ALIGN_FILE = "align.yaml"
+MEASURED_BATCHES = 16  # of which log-ratios are the mean
+STUDENT = ActingConfig("student")
 OFFLINE = "offline"
 """Folder of the shipped configs that align policies of states (`deploy/offline.py`)."""
 
@@ -140,12 +144,6 @@ class _Run:
         whole = self.critic.config.horizon
         return replace(self.critic.config, num_actions=whole, members=1, **asdict(self.config.head))
 
-    def fitted(self, head: AnyHead) -> AnyHead:
-        """With the critic's look at features."""
-        assert self.critic is not None
-        head.copy_features_of(self.critic)
-        return head.to(self.device)
-
     @contextmanager
     def loader(self, stage: StageConfig, labels: Sequence[np.ndarray] | None = None) -> Iterator[BatchLoader]:
         """Batches of all steps of the stores, through the data road of training; nothing is hidden from them."""
@@ -171,27 +169,42 @@ def _cep(run: _Run, out: Path) -> None:
     assert run.critic is not None
     config = run.config
     torch.manual_seed(config.seed)
-    energy = run.fitted(ChunkEnergy(run.head_config()))
+    energy = ChunkEnergy(run.head_config())
+    energy.copy_features_of(run.critic)
     objective = CriticEnergy(run.start.model, run.critic, config.temperature, config.candidates)
     acting = ActingConfig("guided", scale=config.scale)
     with run.loader(config.policy) as batches:
-        trained = _train_head(run, out / "energy", energy, objective, batches, config.policy, acting)
+        trained = _train_head(run, out / "energy", energy.to(run.device), objective, batches, config.policy, acting)
     _write_acting(run, out, acting, trained)
 
 
 def _srpo(run: _Run, out: Path) -> None:
     assert run.critic is not None
-    config, acting = run.config, ActingConfig("student")
-    torch.manual_seed(config.seed)
-    student = run.fitted(ChunkStudent(run.head_config()))
-    with run.loader(config.imitate) as batches:
-        imitating = ImitatingStudent(run.start.model)
-        student = _train_head(run, out / "imitate", student, imitating, batches, config.imitate, acting)
+    config, acting = run.config, STUDENT
+    sizes = replace(run.head_config(), components=config.imitate.components)
+    student = _imitating(run, out / "imitate", sizes)
     climbing = ClimbingStudent(run.start.model, run.critic, config.beta)
     student = copy.deepcopy(student).requires_grad_(True)
     with run.loader(config.policy) as batches:
         student = _train_head(run, out / "student", student, climbing, batches, config.policy, acting)
     _write_acting(run, out, acting, student)
+
+
+def _imitating(run: _Run, folder: Path, sizes: HeadConfig) -> ChunkStudent:
+    """The student's first stage, or what is kept of it."""
+    stage = run.config.imitate
+    if is_done(folder, stage.train.steps):
+        head = load_acting(folder / STATE).head
+        assert isinstance(head, ChunkStudent)
+        return head.to(run.device)
+    generator = torch.Generator(run.device).manual_seed(run.config.seed)
+    everything = [EpisodeSelection(store, range(len(store))) for store in run.stores]
+    shown = _encoded(run, everything, lambda condition: mean_chunk(run.start.model, condition, stage.draws, generator))
+    torch.manual_seed(run.config.seed)
+    student = ChunkStudent(sizes)
+    student.fit_features(shown.features)
+    batches = shown.batches(stage.train.batch_size, run.config.seed)
+    return _train_head(run, folder, student.to(run.device), ImitatingStudent(), batches, stage.train, STUDENT)
 
 
 def _policy_stage(run: _Run, out: Path) -> None:
@@ -230,7 +243,11 @@ def _policy_stage(run: _Run, out: Path) -> None:
     folder = out / "policy" / CHECKPOINT
     recover_folder(folder)
     with run.loader(config.policy, labels) as batches:
-        trainer = Trainer(model, objective, batches, train, out / "policy", save=save)
+        measures = []
+        if config.method == "nca":  # of the averaged weights, on batches that come after the last one
+            seen = [batches(train.steps + number) for number in range(MEASURED_BATCHES)]
+            measures.append(Measure(max(train.steps // 5, 1), partial(_measured_ratios, objective, seen)))
+        trainer = Trainer(model, objective, batches, train, out / "policy", measures=measures, save=save)
         if folder.exists():
             trainer.load_state_dict(load_trainer_state(folder))
         if trainer.step < train.steps:
@@ -239,6 +256,15 @@ def _policy_stage(run: _Run, out: Path) -> None:
     with atomic_folder(out / CHECKPOINT, replace=True) as temporary:
         _copy_checkpoint(folder, temporary)
         write_manifest(temporary)
+
+
+@torch.no_grad()
+def _measured_ratios(
+    objective: OutcomePolicy, batches: Sequence[Batch], model: VisuomotorPolicy, step: int
+) -> dict[str, float]:
+    """Mean log-ratios to the start over some batches, the same noise at every step."""
+    found = [objective(model, to_device(batch, model.device), SampleGenerator(0))[1] for batch in batches]
+    return {f"measured_{name}": float(torch.stack([row[name] for row in found]).mean()) for name in found[0]}
 
 
 def _critic(run: _Run) -> ChunkCritic:
@@ -281,10 +307,12 @@ def _held_out_loss(batch: TransitionBatch, critic: ChunkCritic, step: int) -> di
     return {f"held_out_{name}": float(value) for name, value in figures.items()}
 
 
-def _encoded(run: _Run, parts: Sequence[EpisodeSelection]) -> Transitions:
+def _encoded(
+    run: _Run, parts: Sequence[EpisodeSelection], chunk_of: Callable[[Condition], torch.Tensor] | None = None
+) -> Transitions:
     total = sum(sum(part.episode_lengths) for part in parts)
     with tqdm(total=total, desc="encode", unit="step", dynamic_ncols=True, leave=None) as bar:
-        return encode_transitions(run.start.model, parts, run.config.critic.num_actions, bar.update)
+        return encode_transitions(run.start.model, parts, run.config.critic.num_actions, bar.update, chunk_of)
 
 
 def _train_head(

@@ -56,6 +56,15 @@ class CriticStage:
 
 
 @dataclass(frozen=True)
+class ImitateStage:
+    """Of srpo's student: it first learns what the start does in all observations of the rollouts."""
+
+    draws: int = 4  # chunks of the start for each observation, of which it learns the mean
+    components: int = 64  # principal ones that it keeps of the same: it has more to learn from than a critic
+    train: StageConfig = field(default_factory=lambda: _small(6000, 64))
+
+
+@dataclass(frozen=True)
 class AlignConfig:
     """Everything that defines a run; the resolved form is stored in OUT/align.yaml."""
 
@@ -69,7 +78,7 @@ class AlignConfig:
     stores: tuple[str, ...] = ()  # in place of rollouts: episodes that say how they ended, or of CCA any with words
     critic: CriticStage = field(default_factory=CriticStage)
     head: HeadSizes = field(default_factory=HeadSizes)  # of cep's energy, and of srpo's student
-    imitate: StageConfig = field(default_factory=lambda: _small(1500, 64))  # of srpo: the student's first stage
+    imitate: ImitateStage = field(default_factory=ImitateStage)  # of srpo: the student's first stage
     policy: StageConfig = field(default_factory=StageConfig)
     learn_from: Literal["success", "operator_valence"] = (
         "success"  # of nca: how an episode ended, or what its operator's

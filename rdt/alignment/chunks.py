@@ -129,6 +129,13 @@ def candidates(
     return drawn(model.policy, condition, noise).unflatten(0, (rows, count))
 
 
+def mean_chunk(
+    model: VisuomotorPolicy, condition: Condition, count: int, generator: torch.Generator
+) -> Float[Tensor, "batch horizon slot"]:
+    """Of `count` chunks of the policy: what has the least squared error to them all."""
+    return candidates(model, condition, count, generator).mean(dim=1)
+
+
 def log_success(
     critic: ChunkCritic, features: Float[Tensor, "row feature"], chunks: Float[Tensor, "row *k horizon slot"]
 ) -> Float[Tensor, " row *k"]:
@@ -266,18 +273,15 @@ class WordsPolicy:
         }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class ImitatingStudent:
-    """Mean squared error to a chunk that the policy draws for the same observation."""
+    """Mean squared error to what the policy does on average: `batch.chunk` is a mean of its chunks."""
 
-    policy: VisuomotorPolicy
-
-    def __call__(self, model: ChunkStudent, batch: Batch, generator: SampleGenerator) -> tuple[Tensor, Metrics]:
-        draw = generator.torch_generator(batch.sample_index, "alignment")
-        now = seen(self.policy, batch)
-        target = candidates(self.policy, now.condition, 1, draw)[:, 0]
-        error = (model.act(now.features, target.shape[-1]) - target).square() * now.mask
-        return error.sum() / now.mask.expand_as(error).sum(), {}
+    def __call__(
+        self, model: ChunkStudent, batch: TransitionBatch, generator: SampleGenerator
+    ) -> tuple[Tensor, Metrics]:
+        own = model.act(batch.features, batch.chunk.shape[-1])
+        return F.mse_loss(model.flat(own), model.flat(batch.chunk)), {}
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from data_pipeline.sampling import make_sample
 from data_pipeline.schema.types import Sample
 from data_pipeline.selection import EpisodeSelection
 from rdt.alignment.features import pooled_features
-from rdt.batch import TransitionBatch
+from rdt.batch import Condition, TransitionBatch
 from rdt.random import step_seed
 from rdt.visuomotor import VisuomotorPolicy
 
@@ -27,7 +27,7 @@ class Transitions:
     """Every step of some episodes, on the CPU."""
 
     features: Float[Tensor, "row feature"]
-    chunk: Float[Tensor, "row step slot"]  # what was done from then on, scaled
+    chunk: Float[Tensor, "row step slot"]  # what was done from then on, or would be; scaled
     label: Float[Tensor, " row"]  # 1 where the episode succeeded, else 0
 
     def batches(self, batch_size: int, seed: int) -> Callable[[int], TransitionBatch]:
@@ -52,23 +52,29 @@ def encode_transitions(
     parts: Sequence[EpisodeSelection],
     num_actions: int,
     progress: Callable[[int], object] = lambda steps: None,
+    chunk_of: Callable[[Condition], Tensor] | None = None,
 ) -> Transitions:
     """All steps of the parts, in order. `progress` hears of every few steps that are done.
 
+    `chunk_of` makes chunks of observations, in the place of what was done: `num_actions` is then not asked.
     Raises `ValueError` for episodes that do not say how they ended.
     """
     features, chunks, labels = [], [], []
     success = [episode_success(part) for part in parts]
     for samples, ended in _batched(_steps(model, parts, success, num_actions)):
         condition = model.condition(model.observe([sample.observation for sample in samples]))
-        mask = torch.from_numpy(np.stack([sample.action_chunk.mask for sample in samples]))[:, None].float()
-        actions = torch.from_numpy(np.stack([sample.action_chunk.actions for sample in samples]))
-        scaled = model.condition.scale_actions(actions.to(model.device), mask.to(model.device)).cpu() * mask
         features.append(pooled_features(condition).cpu())
-        chunks.append(scaled)
+        chunks.append((chunk_of(condition) if chunk_of else _done(model, samples)).cpu())
         labels.append(torch.tensor(ended))
         progress(len(samples))
     return Transitions(torch.cat(features), torch.cat(chunks), torch.cat(labels))
+
+
+def _done(model: VisuomotorPolicy, samples: Sequence[Sample]) -> Float[Tensor, "row step slot"]:
+    mask = torch.from_numpy(np.stack([sample.action_chunk.mask for sample in samples]))[:, None].float()
+    actions = torch.from_numpy(np.stack([sample.action_chunk.actions for sample in samples]))
+    mask = mask.to(model.device)
+    return model.condition.scale_actions(actions.to(model.device), mask) * mask
 
 
 def _steps(

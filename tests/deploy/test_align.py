@@ -83,7 +83,7 @@ def run_of(method: str, start, store, out, **changes) -> AlignConfig:
         "out": str(out / method),
         "device": "cpu",
         "critic": {"out": str(out / "critic"), "num_actions": 2, "train": stage},
-        "imitate": stage,
+        "imitate": {"draws": 2, "train": stage},
         "policy": stage,
         "candidates": 3,
         "rollouts": {"per_scene": 2},
@@ -150,7 +150,9 @@ def test_a_stage_goes_on_from_its_state(start, store, tmp_path):
     align(dataclasses.replace(long, policy=dataclasses.replace(long.policy, steps=10)))
     align(long)
     rows = (tmp_path / "nca" / "policy" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(row)["step"] for row in rows] == [10, 20]
+    rows = [json.loads(row) for row in rows]
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12, 16, 20]
+    assert len({row["measured_ratio_of_success"] for row in rows}) == len(rows)  # it moves
 
 
 def test_episodes_that_do_not_say_how_they_ended_are_named(robot, start, tmp_path):

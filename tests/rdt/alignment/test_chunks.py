@@ -19,12 +19,14 @@ from rdt.alignment.chunks import (
     candidates,
     compared,
     log_success,
+    mean_chunk,
     seen,
 )
 from rdt.alignment.features import pooled_features
 from rdt.alignment.heads import ChunkCritic, ChunkEnergy, ChunkStudent
 from rdt.alignment.log_ratio import denoising_error
 from rdt.alignment.models import BehaviorModel
+from rdt.batch import TransitionBatch
 from rdt.diffusion.continuous import draw_times, noised
 from rdt.random import SampleGenerator
 from tests.rdt.alignment.parts import SLOTS, condition_of, make_batch, make_head, make_policy, noise_of
@@ -202,9 +204,11 @@ def test_without_another_task_in_the_batch_there_is_no_negative(model, batch):
 
 def test_a_student_imitates_and_then_climbs(model, batch, critic):
     student = make_head(ChunkStudent, critic.config.num_features)
-    losses, _ = trained(student, ImitatingStudent(model), batch, steps=60)
-    assert losses[-1] < 0.5 * losses[0]
     now = seen(model, batch)
+    chunk = mean_chunk(model, now.condition, 2, torch.Generator().manual_seed(0))
+    shown = TransitionBatch(now.features, chunk, torch.zeros(len(chunk)), batch.sample_index)
+    losses, _ = trained(student, ImitatingStudent(), shown, steps=60)
+    assert losses[-1] < 0.5 * losses[0]
 
     def hope():
         with torch.no_grad():
