@@ -3,14 +3,15 @@
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/align_speed.py [--device cuda] [--candidates 16] [--json FILE]
 
-The quick start's network with random weights, one observation. "Features given" is what stands in the sampler's place,
-from encoded pictures to a chunk; "whole chunk" is `predict`, pictures and all.
+The quick start's network with random weights, heads of the shipped sizes, one observation. "Features given" is what
+stands in the sampler's place, from encoded pictures to a chunk; "whole chunk" is `predict`, pictures and all.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ import torch
 from data_pipeline.atomic import write_json
 from data_pipeline.schema.embodiment import Embodiment
 from data_pipeline.schema.registry import find_config
+from deploy.align import load_align
 from deploy.bench import measure
 from deploy.device import choose_device
 from deploy.engine import InferenceEngine
@@ -48,12 +50,14 @@ def main() -> None:
         features = pooled_features(engine.model.condition(engine.model.observe([engine.example_observation()])))
         slots = tuple(sorted(int(slot) for slot in robot.slots))
         whole = HeadConfig(features.shape[1], 128, slots, engine.horizon, engine.horizon)
+        srpo = load_align(find_config("align", "srpo_sim"))
+        student = replace(whole, components=srpo.imitate.components, **asdict(srpo.head))
         executed = HeadConfig(features.shape[1], 128, slots, 8, engine.horizon, members=4)
         heads = {
             "plain": None,
             f"best of {args.candidates}": (ActingConfig("best_of", candidates=args.candidates), ChunkCritic(executed)),
             "guided": (ActingConfig("guided"), ChunkEnergy(whole)),
-            "student": (ActingConfig("student"), ChunkStudent(whole)),
+            "student": (ActingConfig("student"), ChunkStudent(student)),
         }
         for name, acting in heads.items():
             folder_of_head = checkpoint / FOLDER
