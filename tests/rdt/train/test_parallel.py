@@ -167,7 +167,7 @@ def assert_near(one: dict, other: dict) -> None:
         torch.testing.assert_close(value, other[name], rtol=1e-3, atol=1e-4, msg=lambda text, name=name: name + text)
 
 
-@pytest.mark.parametrize(("size", "mode"), [(2, "ddp"), (4, "ddp"), (2, "fsdp"), (4, "fsdp"), (2, "hsdp")])
+@pytest.mark.parametrize(("size", "mode"), [(2, "ddp"), (4, "fsdp"), (2, "hsdp")])
 def test_ranks_are_one_process_with_the_same_batch(run, alone, size, mode):
     losses, state, deployed = run(f"{mode}{size}", size, parallel=mode)
     assert_same(losses, alone[0])
