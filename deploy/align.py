@@ -180,14 +180,14 @@ def _cep(run: _Run, out: Path) -> None:
 
 def _srpo(run: _Run, out: Path) -> None:
     assert run.critic is not None
-    config, acting = run.config, STUDENT
+    config = run.config
     sizes = replace(run.head_config(), components=config.imitate.components)
     student = _imitating(run, out / "imitate", sizes)
     climbing = ClimbingStudent(run.start.model, run.critic, config.beta)
     student = copy.deepcopy(student).requires_grad_(True)
     with run.loader(config.policy) as batches:
-        student = _train_head(run, out / "student", student, climbing, batches, config.policy, acting)
-    _write_acting(run, out, acting, student)
+        student = _train_head(run, out / "student", student, climbing, batches, config.policy, STUDENT)
+    _write_acting(run, out, STUDENT, student)
 
 
 def _imitating(run: _Run, folder: Path, sizes: HeadConfig) -> ChunkStudent:

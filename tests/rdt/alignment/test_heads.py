@@ -49,6 +49,13 @@ def test_of_pooled_tokens_the_principal_components_are_kept():
     assert critic.scaled(FEATURES).shape == (6, 3)
 
 
+def test_fewer_rows_than_components_are_scaled_too():
+    critic = ChunkCritic(HeadConfig(num_features=5, num_state=2, slots=(3, 10), num_actions=2, horizon=4, hidden=8))
+    critic.fit_features(FEATURES[:2])
+    assert critic.scaled(FEATURES).isfinite().all()
+    assert not critic.token_basis[:, 2:].any() and critic.token_basis[:, 0].norm() == pytest.approx(1, abs=1e-5)
+
+
 def test_an_energys_gradient_is_in_the_robots_slots_alone():
     energy = ChunkEnergy(CONFIG).eval()
     noisy = CHUNK.clone().requires_grad_()
