@@ -139,6 +139,8 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> C
     All files that it opens are compared with their checksums, which takes 0.2 s a GB beside reading them.
     """
     folder = Path(folder)
+    if not folder.exists():
+        raise ValueError(f"there is no {folder}: name the folder of a checkpoint, such as runs/quickstart/checkpoint")
     missing = [
         name
         for name in ("config.json", "condition.safetensors", RUN_FILE, "robot.yaml")

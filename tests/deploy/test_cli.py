@@ -45,7 +45,7 @@ def test_wrong_use_leaves_with_2(argv, capsys):
         (["train", "quickstar"], "did you mean 'quickstart'"),
         (["train", "quickstart", "--stepps", "3"], "did you mean 'steps'"),
         (["train", "quickstart", "--device", "cudda"], "unknown device"),
-        (["eval", "nowhere", "--env", "sim_handover", "--out", "unused"], "is not a checkpoint"),
+        (["eval", "nowhere", "--env", "sim_handover", "--out", "unused"], "there is no nowhere"),
         (["eval", "nowhere", "--env", "sim_handovr", "--out", "unused"], "sim_handover"),
         (["quickstart", "--out", "unused", "--config", "nothing"], "config"),
         (["bench", "infer", "--device", "tpuu"], "unknown device"),

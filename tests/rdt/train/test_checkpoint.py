@@ -142,8 +142,10 @@ def test_checkpoints_of_later_steps_push_none_of_this_runs_out(saved_whole, tmp_
 
 
 def test_a_folder_that_is_none(tmp_path):
-    with pytest.raises(ValueError, match="is not a checkpoint"):
+    with pytest.raises(ValueError, match=r"there is no .*nowhere: name the folder of a checkpoint"):
         load_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="is not a checkpoint of this stack: it lacks config"):
+        load_checkpoint(tmp_path)
 
 
 @pytest.fixture
